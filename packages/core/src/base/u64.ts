@@ -1,0 +1,96 @@
+// The one place where 64-bit quantities change their form. A u64 that crosses an interface is a bigint of one of the
+// branded types below; hot code takes it apart once, at its door, into two u32 or a page number (2^52, exact in a
+// number).
+
+declare const brand: unique symbol;
+type Branded<Name extends string> = bigint & { readonly [brand]?: Name };
+
+/** An I/O virtual address, in bytes. */
+export type Iova = Branded<'iova'>;
+/** An address in a process, in bytes. */
+export type UserVa = Branded<'user-va'>;
+/** An address in the machine's physical address space, in bytes. */
+export type PhysAddr = Branded<'phys'>;
+/** A number of bytes. */
+export type Length = Branded<'length'>;
+
+export const U64_MAX = 0xffff_ffff_ffff_ffffn;
+export const PAGE_SHIFT = 12;
+export const PAGE_SIZE = 4096;
+export const PAGE_SIZE_N = 4096n;
+export const PAGE_MASK_N = 4095n;
+
+/** The upper 32 bits of a u64, as a number. */
+export function hi32(value: bigint): number {
+  return Number(value >> 32n);
+}
+
+/** The lower 32 bits of a u64, as a number. */
+export function lo32(value: bigint): number {
+  return Number(value & 0xffff_ffffn);
+}
+
+/** Puts a u64 together from two u32. */
+export function u64(hi: number, lo: number): bigint {
+  return (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
+}
+
+/** The number of the 4 KiB page that holds byte `address`. */
+export function pageNumber(address: bigint): number {
+  return Number(address >> 12n);
+}
+
+/** The offset of byte `address` in its 4 KiB page. */
+export function pageOffset(address: bigint): number {
+  return Number(address & PAGE_MASK_N);
+}
+
+/** The first byte of page `page`. */
+export function pageAddress(page: number): bigint {
+  return BigInt(page) * PAGE_SIZE_N;
+}
+
+/** A u64 known to fit a JavaScript number exactly (at most 2^53 - 1). Throws RangeError where it does not. */
+export function exact(value: bigint): number {
+  const n = Number(value);
+  if (!Number.isSafeInteger(n)) throw new RangeError(`0x${value.toString(16)} does not fit a number`);
+  return n;
+}
+
+/** A number as a u64. */
+export function big(value: number): bigint {
+  return BigInt(value);
+}
+
+/** The number a bigint is nearest to; for progress and statistics only. */
+export function approximate(value: bigint): number {
+  return Number(value);
+}
+
+/** `value` modulo 2^64. */
+export function wrap64(value: bigint): bigint {
+  return BigInt.asUintN(64, value);
+}
+
+/** The lowest set bit of a non-zero u64, as a power of two. */
+export function lowestBit(value: bigint): bigint {
+  return value & -value;
+}
+
+/** The position of the lowest set bit of a non-zero u64. */
+export function countTrailingZeros(value: bigint): number {
+  const lo = lo32(value);
+  if (lo !== 0) return 31 - Math.clz32(lo & -lo);
+  const hi = hi32(value);
+  return 63 - Math.clz32(hi & -hi);
+}
+
+/** The smallest power of two that is at least `value` (value ≥ 1). */
+export function roundUpPowerOfTwo(value: bigint): bigint {
+  return value <= 1n ? 1n : 1n << BigInt((value - 1n).toString(2).length);
+}
+
+/** Hexadecimal, as traces and messages print addresses. */
+export function hex(value: bigint | number): string {
+  return `0x${value.toString(16)}`;
+}

@@ -1,0 +1,27 @@
+import type { Task } from './process.ts';
+
+/**
+ * An open file that we answer for: Linux's struct file. Whoever hosts it calls `release()` once, when the last
+ * descriptor and the last mapping of it are gone. Results are Linux's: zero or more, or a negative errno.
+ */
+export interface OpenFile {
+  /** What it is: it decides how the host presents it. */
+  readonly type: 'iommufd' | 'vfio-device' | 'fault-queue' | 'veventq' | 'access' | 'dma-buf';
+  ioctl(task: Task, cmd: number, arg: bigint): number;
+  release(): void;
+  /** Event queues: read(2) with the program's buffer at `va`. */
+  read?(task: Task, va: bigint, count: number): number;
+  /** Event queues: write(2). */
+  write?(task: Task, va: bigint, count: number): number;
+  /** Event queues: what poll(2) says now. */
+  readonly readable?: boolean;
+  /** Event queues: called by core whenever `readable` may have changed; set by the host. */
+  onReadableChange?: (() => void) | undefined;
+  /** mmap(2) with MAP_SHARED: 0 where the mapping is right, else a negative errno. `offset` and `length` in bytes. */
+  mmap?(task: Task, offset: bigint, length: bigint, prot: number): number;
+  /** mmap(2): the host calls these as mappings of the file come (also by fork) and go, where it can tell. */
+  mapped?(offset: bigint): void;
+  unmapped?(offset: bigint): void;
+  /** The bytes that a mapping of the file at `offset` shows, shared with core; set by the host where it can share. */
+  backing?: { read(offset: bigint, into: Uint8Array): boolean; write(offset: bigint, from: Uint8Array): boolean };
+}

@@ -1,0 +1,128 @@
+#!/usr/bin/env node
+// Builds Linux's own iommufd selftests, unmodified, and runs one under viommu.
+//
+// run.mjs [--program iommufd|iommufd_fail_nth] [--static] [--fixtures A,B] [--variants A,B] [--tests A,B]
+//         [--expect pass=N,skip=N] [--timeout SECONDS] [--verbose] [--build-only] [--bare | -- COMMAND ...]
+//
+//   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
+//   --bare runs the program on this machine's kernel.
+
+import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { repository, source } from '../linux/tree.mjs';
+import { binary, buildSelftests, PROGRAMS } from './build.mjs';
+import { formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
+
+/** Lines that a failing test may say. */
+const WORDS_MAX = 6;
+/** Lines shown of a program that died. */
+const LAST_MAX = 10;
+const terminal = process.stderr.isTTY === true;
+
+function usage(message) {
+  console.error(`run.mjs: ${message}`);
+  process.exit(2);
+}
+
+function parse() {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        program: { type: 'string', default: 'iommufd' },
+        static: { type: 'boolean', default: false },
+        fixtures: { type: 'string' },
+        variants: { type: 'string' },
+        tests: { type: 'string' },
+        expect: { type: 'string' },
+        timeout: { type: 'string', default: '600' },
+        verbose: { type: 'boolean', default: false },
+        'build-only': { type: 'boolean', default: false },
+        bare: { type: 'boolean', default: false },
+      },
+    });
+    if (!PROGRAMS.includes(values.program)) usage(`--program is one of ${PROGRAMS.join(', ')}`);
+    if (!(Number(values.timeout) > 0)) usage('--timeout takes a number of seconds');
+    return {
+      ...values,
+      timeout: Number(values.timeout),
+      expected: parseExpectation(values.expect ?? 'pass=1'),
+      prefix: positionals,
+    };
+  } catch (error) {
+    return usage(error.message);
+  }
+}
+
+function commandOf(options) {
+  const filter = (flag, names) =>
+    (names ?? '').split(',').flatMap((name) => (name === '' ? [] : [flag, name]));
+  const viommu = [process.execPath, `${repository}packages/cli/bin/viommu.js`, 'run', '--quiet', '--'];
+  const prefix = options.bare ? [] : options.prefix.length > 0 ? options.prefix : viommu;
+  return [
+    ...prefix,
+    binary(options.program, options.static),
+    ...filter('-f', options.fixtures),
+    ...filter('-v', options.variants),
+    ...filter('-t', options.tests),
+  ];
+}
+
+/** Plays the program; the reader has seen all that it printed when this resolves. */
+function play(command, options, reader, last) {
+  return new Promise((resolve) => {
+    // One pipe for both streams: the harness prints results on stdout and reasons on stderr.
+    const shell = ['-c', 'exec "$@" 2>&1', 'sh', ...command];
+    const child = spawn('sh', shell, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
+    const take = (line) => {
+      if (options.verbose) console.log(line);
+      reader.line(line);
+      if (last.push(line) > LAST_MAX) last.shift();
+      if (terminal && !options.verbose) {
+        process.stderr.write(
+          `\r\x1b[K${reader.tests.length}/${reader.planned ?? '…'} ${reader.running ?? ''}`,
+        );
+      }
+    };
+    createInterface({ input: child.stdout }).on('line', take);
+    let end = null;
+    // The group: viommu's program is a child of viommu.
+    const stop = (why) => {
+      end = why;
+      process.kill(-child.pid, 'SIGKILL');
+    };
+    const timer = setTimeout(() => stop(`did not end within ${options.timeout} s`), options.timeout * 1000);
+    for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => stop(`was stopped by ${signal}`));
+    child.on('close', (status, signal) => {
+      clearTimeout(timer);
+      // 0 to 4 are what the harness ends with.
+      const ended = signal !== null ? `was killed by ${signal}` : `ended with status ${status}`;
+      resolve(end ?? (signal !== null || status > 4 ? ended : null));
+    });
+  });
+}
+
+const options = parse();
+buildSelftests();
+if (options['build-only']) process.exit(0);
+const reader = new TapReader();
+const last = [];
+const command = commandOf(options);
+const started = performance.now();
+const trouble = await play(command, options, reader, last);
+const seconds = ((performance.now() - started) / 1000).toFixed(1);
+if (terminal && !options.verbose) process.stderr.write('\r\x1b[K');
+
+const short = (line) => line.replaceAll(`${source}/tools/testing/selftests/`, '');
+for (const { name, words } of reader.tests.filter(({ outcome }) => outcome === 'fail')) {
+  console.log(`not ok ${name}`);
+  for (const line of words.slice(0, WORDS_MAX)) console.log(`    ${short(line)}`);
+}
+console.log(`${options.program}: ${reader.tests.length} tests in ${seconds} s`);
+if (reader.totals !== null) console.log(formatTotals(reader.totals));
+else for (const line of last) console.log(`    ${short(line)}`);
+const lines = regressions(reader, options.expected);
+if (trouble !== null) lines.unshift(`${command.join(' ')}\n  ${trouble}`);
+for (const line of lines) console.error(`REGRESSION: ${line}`);
+if (lines.length > 0) process.exitCode = 1;

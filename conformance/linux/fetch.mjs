@@ -245,6 +245,15 @@ function install(work, force) {
   }
 }
 
+function makeWork() {
+  try {
+    mkdirSync(cache, { recursive: true });
+    return mkdtempSync(`${cache}/fetch-`);
+  } catch (error) {
+    throw new Trouble(`Nothing can be written to ${cache} (${error.code}): does it belong to another user?`);
+  }
+}
+
 async function main() {
   const { values } = parseArgs({
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
@@ -255,8 +264,7 @@ async function main() {
     return;
   }
   needTools();
-  mkdirSync(cache, { recursive: true });
-  const work = mkdtempSync(`${cache}/fetch-`);
+  const work = makeWork();
   // As root apt downloads under a user of its own, who must get at the directory.
   chmodSync(work, 0o755);
   const clean = () => rmSync(work, { recursive: true, force: true });

@@ -23,5 +23,8 @@ export interface OpenFile {
   mapped?(offset: bigint): void;
   unmapped?(offset: bigint): void;
   /** The bytes that a mapping of the file at `offset` shows, shared with core; set by the host where it can share. */
-  backing?: { read(offset: bigint, into: Uint8Array): boolean; write(offset: bigint, from: Uint8Array): boolean };
+  backing?: {
+    read(offset: bigint, into: Uint8Array): boolean;
+    write(offset: bigint, from: Uint8Array): boolean;
+  };
 }

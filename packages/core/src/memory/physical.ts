@@ -75,7 +75,7 @@ export class Ram implements PhysicalMemory {
     const first = Math.floor(pa / PAGE_SIZE);
     const last = Math.floor((pa + length - 1) / PAGE_SIZE);
     for (let page = first; page <= last; page++) if (!this.#pages.has(page)) return false;
-    for (let at = 0; at < length; ) {
+    for (let at = 0; at < length;) {
       const offset = (pa + at) % PAGE_SIZE;
       const bytes = Math.min(PAGE_SIZE - offset, length - at);
       const words = this.#pages.get(Math.floor((pa + at) / PAGE_SIZE))!;

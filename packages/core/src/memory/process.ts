@@ -53,6 +53,7 @@ export interface AddressSpace {
 
 export const CAP_IPC_LOCK = 14;
 export const CAP_SYS_RAWIO = 17;
+export const CAP_SYS_RESOURCE = 24;
 
 /** A process (a thread group), as far as the kernel side looks at it. */
 export interface Process {
@@ -77,4 +78,6 @@ export type ForeignFile = typeof FOREIGN_FILE;
 export interface Task {
   readonly tid: number;
   readonly process: Process;
+  /** Linux's /proc/self/task/TID/fail-nth: how many more chances to fail pass by before one is taken; 0 is off. */
+  readonly failNth?: { remaining: number };
 }

@@ -1,0 +1,314 @@
+// A set-associative cache of translations in typed arrays, for IOTLBs and for caches of tables on the way to a leaf.
+// Entries have any power-of-two size. What decides its cost is never how many entries it holds: a lookup or an
+// invalidation by address probes one set per size that its domain has used, and a whole domain or address space is
+// emptied by giving it a new number.
+
+/** Numbers that entries are tagged with. No two tags that live at the same time are alike. */
+export class TagNumbers {
+  #next = 1;
+
+  /** The next number; 0 where they have run out and whoever owns the tags must start over with {@link reset}. */
+  take(): number {
+    return this.#next < 0x7fff_fffe ? this.#next++ : 0;
+  }
+
+  reset(): void {
+    this.#next = 1;
+  }
+}
+
+/** Entries that can be emptied together, and the sizes that they have had since that last happened. */
+export class CacheDomain {
+  id: number;
+  /** log2 of the bytes of entries, in the order in which they first came. */
+  readonly sizes = new Uint8Array(64);
+  sizeCount = 0;
+
+  constructor(id: number) {
+    this.id = id;
+  }
+
+  /** Makes every entry of the domain unreachable. */
+  renew(id: number): void {
+    this.id = id;
+    this.sizeCount = 0;
+  }
+
+  noteSize(size: number): void {
+    for (let i = 0; i < this.sizeCount; i++) if (this.sizes[i] === size) return;
+    this.sizes[this.sizeCount++] = size;
+  }
+}
+
+/** Matches entries of any address space of a domain. */
+export const ANY_SPACE = -1;
+
+const WAYS = 4;
+const WAY_SHIFT = 2;
+/** Words per key: address 31:0 with the size in its low bits, address 63:32, domain, address space. */
+const KEY = 4;
+
+const MASK_LO = new Int32Array(65);
+const MASK_HI = new Int32Array(65);
+for (let size = 0; size <= 64; size++) {
+  MASK_LO[size] = size === 0 ? -1 : size < 32 ? -1 << size : 0;
+  MASK_HI[size] = size <= 32 ? -1 : size < 64 ? -1 << (size - 32) : 0;
+}
+
+/** Which entries an invalidation takes: those whose `info` has `value` under `mask`. */
+export interface InfoFilter {
+  readonly mask: number;
+  readonly value: number;
+}
+const ALL: InfoFilter = { mask: 0, value: 0 };
+
+export class TranslationCache {
+  readonly capacity: number;
+  /** For the owner: what {@link InfoFilter} looks at. */
+  readonly info: Uint8Array;
+  /** Called before a live entry gives way to another one. */
+  onEvict: ((slot: number) => void) | null = null;
+  readonly #keys: Int32Array;
+  readonly #victim: Uint8Array;
+  readonly #setBits: number;
+
+  /** `entries` is rounded up to a power of two, at least 4. */
+  constructor(entries: number) {
+    this.#setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
+    this.capacity = WAYS << this.#setBits;
+    this.#keys = new Int32Array(this.capacity * KEY);
+    this.#victim = new Uint8Array(1 << this.#setBits);
+    this.info = new Uint8Array(this.capacity);
+  }
+
+  clear(): void {
+    this.#keys.fill(0);
+  }
+
+  #set(lo: number, hi: number, domain: number): number {
+    const mixed = Math.imul(lo ^ Math.imul(hi, 0x85eb_ca6b) ^ Math.imul(domain, 0xc2b2_ae35), 0x9e37_79b1);
+    return (((mixed ^ (mixed >>> 15)) >>> 3) & ((1 << this.#setBits) - 1)) << WAY_SHIFT;
+  }
+
+  /**
+   * The slot of the entry that covers the address in `space` or in `other` (global entries; 0 for none), or -1.
+   */
+  lookup(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
+    const keys = this.#keys;
+    const id = domain.id;
+    for (let i = 0; i < domain.sizeCount; i++) {
+      const size = domain.sizes[i]!;
+      const low = (lo & MASK_LO[size]!) | size;
+      const high = hi & MASK_HI[size]!;
+      const first = this.#set(low, high, id);
+      for (let slot = first; slot < first + WAYS; slot++) {
+        const key = slot << 2;
+        if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id) {
+          const tag = keys[key + 3];
+          if (tag === space || tag === other) return slot;
+        }
+      }
+    }
+    return -1;
+  }
+
+  /** Takes a slot for the entry of `size` (log2 bytes, at least 6) that covers the address; the owner fills it. */
+  insert(domain: CacheDomain, space: number, hi: number, lo: number, size: number): number {
+    domain.noteSize(size);
+    const keys = this.#keys;
+    const low = (lo & MASK_LO[size]!) | size;
+    const high = hi & MASK_HI[size]!;
+    const first = this.#set(low, high, domain.id);
+    let free = -1;
+    for (let slot = first; slot < first + WAYS; slot++) {
+      const key = slot << 2;
+      if (keys[key + 2] === 0) free = slot;
+      else if (
+        keys[key] === low &&
+        keys[key + 1] === high &&
+        keys[key + 2] === domain.id &&
+        keys[key + 3] === space
+      ) {
+        return slot;
+      }
+    }
+    if (free < 0) {
+      const set = first >>> WAY_SHIFT;
+      const way = this.#victim[set]!;
+      this.#victim[set] = (way + 1) & (WAYS - 1);
+      free = first + way;
+      if (this.onEvict !== null) this.onEvict(free);
+    }
+    const key = free << 2;
+    keys[key] = low;
+    keys[key + 1] = high;
+    keys[key + 2] = domain.id;
+    keys[key + 3] = space;
+    return free;
+  }
+
+  /**
+   * Removes the entries that cover the address: of `space`, `second` and `third`, or of every space where `space` is
+   * ANY_SPACE. Answers how many.
+   */
+  removeAddress(
+    domain: CacheDomain,
+    space: number,
+    second: number,
+    third: number,
+    hi: number,
+    lo: number,
+    filter: InfoFilter = ALL,
+  ): number {
+    const keys = this.#keys;
+    let removed = 0;
+    for (let i = 0; i < domain.sizeCount; i++) {
+      const size = domain.sizes[i]!;
+      const low = (lo & MASK_LO[size]!) | size;
+      const high = hi & MASK_HI[size]!;
+      const first = this.#set(low, high, domain.id);
+      for (let slot = first; slot < first + WAYS; slot++) {
+        const key = slot << 2;
+        if (keys[key] !== low || keys[key + 1] !== high || keys[key + 2] !== domain.id) continue;
+        const tag = keys[key + 3];
+        if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
+        if ((this.info[slot]! & filter.mask) !== filter.value) continue;
+        keys[key + 2] = 0;
+        removed++;
+      }
+    }
+    return removed;
+  }
+
+  /**
+   * Removes the entries that touch the inclusive range: as removeAddress(). Probes page by page, or looks at every slot
+   * where that is less work: either way no more than the capacity.
+   */
+  removeRange(
+    domain: CacheDomain,
+    space: number,
+    second: number,
+    third: number,
+    range: AddressRange,
+    filter: InfoFilter = ALL,
+  ): number {
+    let probes = 0;
+    for (let i = 0; i < domain.sizeCount; i++) probes += pagesIn(range, domain.sizes[i]!);
+    if (probes * WAYS > this.capacity)
+      return this.#removeScanning(domain, space, second, third, range, filter);
+    let removed = 0;
+    const keys = this.#keys;
+    for (let i = 0; i < domain.sizeCount; i++) {
+      const size = domain.sizes[i]!;
+      const pages = pagesIn(range, size);
+      let hi = range.startHi & MASK_HI[size]!;
+      let lo = range.startLo & MASK_LO[size]!;
+      for (let page = 0; page < pages; page++) {
+        const low = lo | size;
+        const first = this.#set(low, hi, domain.id);
+        for (let slot = first; slot < first + WAYS; slot++) {
+          const key = slot << 2;
+          if (keys[key] !== low || keys[key + 1] !== hi || keys[key + 2] !== domain.id) continue;
+          const tag = keys[key + 3];
+          if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
+          if ((this.info[slot]! & filter.mask) !== filter.value) continue;
+          keys[key + 2] = 0;
+          removed++;
+        }
+        if (size >= 32) hi = (hi + (1 << (size - 32))) | 0;
+        else {
+          const next = (lo + (1 << size)) | 0;
+          if (next >>> 0 < lo >>> 0) hi = (hi + 1) | 0;
+          lo = next;
+        }
+      }
+    }
+    return removed;
+  }
+
+  #removeScanning(
+    domain: CacheDomain,
+    space: number,
+    second: number,
+    third: number,
+    range: AddressRange,
+    filter: InfoFilter,
+  ): number {
+    const keys = this.#keys;
+    let removed = 0;
+    for (let slot = 0; slot < this.capacity; slot++) {
+      const key = slot << 2;
+      if (keys[key + 2] !== domain.id) continue;
+      const tag = keys[key + 3];
+      if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
+      if ((this.info[slot]! & filter.mask) !== filter.value) continue;
+      const size = keys[key]! & 63;
+      const low = keys[key]! & ~63;
+      const high = keys[key + 1]!;
+      if (!below(high, low, range.lastHi, range.lastLo)) continue;
+      if (!below(range.startHi, range.startLo, high | ~MASK_HI[size]!, low | ~MASK_LO[size]!)) continue;
+      keys[key + 2] = 0;
+      removed++;
+    }
+    return removed;
+  }
+
+  /** The domain's number of a slot; 0 where the slot is free. */
+  domainOf(slot: number): number {
+    return this.#keys[(slot << 2) + 2]!;
+  }
+
+  spaceOf(slot: number): number {
+    return this.#keys[(slot << 2) + 3]!;
+  }
+
+  /** log2 of the bytes that an entry covers. */
+  sizeOf(slot: number): number {
+    return this.#keys[slot << 2]! & 63;
+  }
+
+  /** The first address that an entry covers, as two u32. */
+  addressHi(slot: number): number {
+    return this.#keys[(slot << 2) + 1]! >>> 0;
+  }
+
+  addressLo(slot: number): number {
+    return (this.#keys[slot << 2]! & ~63) >>> 0;
+  }
+}
+
+/** An inclusive range of u64, in words. */
+export interface AddressRange {
+  readonly startHi: number;
+  readonly startLo: number;
+  readonly lastHi: number;
+  readonly lastLo: number;
+}
+
+/**
+ * The range of `bytes` (exact in a number) from an address on. It ends at 2^64 - 1 where it would pass that: addresses
+ * do not wrap (IHI 0070G.b §4.4.1.1).
+ */
+export function addressRange(startHi: number, startLo: number, bytes: number): AddressRange {
+  const offset = bytes - 1;
+  const low = (startLo >>> 0) + (offset % 0x1_0000_0000);
+  const high = (startHi >>> 0) + Math.floor(offset / 0x1_0000_0000) + (low > 0xffff_ffff ? 1 : 0);
+  if (high > 0xffff_ffff) return { startHi, startLo, lastHi: -1, lastLo: -1 };
+  return { startHi, startLo, lastHi: high | 0, lastLo: low | 0 };
+}
+
+/** True when the first address is not above the second. */
+function below(hi: number, lo: number, thanHi: number, thanLo: number): boolean {
+  return hi === thanHi ? lo >>> 0 <= thanLo >>> 0 : hi >>> 0 < thanHi >>> 0;
+}
+
+/** How many naturally aligned blocks of 2^size bytes the range touches. */
+function pagesIn(range: AddressRange, size: number): number {
+  return pageIndex(range.lastHi, range.lastLo, size) - pageIndex(range.startHi, range.startLo, size) + 1;
+}
+
+function pageIndex(hi: number, lo: number, size: number): number {
+  if (size >= 64) return 0;
+  if (size >= 32) return (hi >>> 0) >>> (size - 32);
+  return (hi >>> 0) * 2 ** (32 - size) + ((lo >>> 0) >>> size);
+}

@@ -1,0 +1,167 @@
+import { fail, failed, type Result } from '../../base/result.ts';
+import { EINVAL, ENOMEM, EOPNOTSUPP } from '../../abi/errno.ts';
+import {
+  IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+  IOMMU_HWPT_ALLOC_NEST_PARENT,
+  IOMMU_HWPT_ALLOC_PASID,
+  IOMMU_HWPT_DATA_NONE,
+  IOMMU_HW_INFO_TYPE_DEFAULT,
+} from '../../abi/iommufd.ts';
+import {
+  IOMMU_HWPT_DATA_SELFTEST,
+  IOMMU_HW_INFO_SELFTEST_REGVAL,
+  IOMMU_HW_INFO_TYPE_SELFTEST,
+  IOMMU_VIOMMU_TYPE_SELFTEST,
+  MOCK_FLAGS_DEVICE_NO_DIRTY,
+  MOCK_FLAGS_DEVICE_PASID,
+  MOCK_IOMMUPT_DEFAULT,
+  MOCK_IOMMUPT_HUGE,
+  iommu_hwpt_selftest,
+  iommu_test_hw_info,
+} from '../../abi/iommufd-test.ts';
+import type { AddressSpace } from '../../memory/process.ts';
+import type {
+  Device,
+  IommuCapability,
+  IommuDriver,
+  Kernel,
+  PagingDomain,
+  PhysicalIommu,
+  ReservedRegion,
+  ViommuCore,
+  ViommuDriver,
+} from '../driver.ts';
+import { copyUserData, type UserData } from '../user-data.ts';
+import { MockDevice } from './device.ts';
+import { MockBlockedDomain, MockNestedDomain, MockPagingDomain } from './domain.ts';
+import { MockViommu } from './viommu.ts';
+
+// drivers/iommu/iommufd/selftest.c struct iommu_ops mock_ops: the kernel's own IOMMU for testing iommufd.
+
+const PAGING_FLAGS = IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_PASID;
+const DEVICE_FLAGS = MOCK_FLAGS_DEVICE_NO_DIRTY | MOCK_FLAGS_DEVICE_PASID;
+
+/** The mock IOMMU: one for a machine. */
+export class MockIommu implements IommuDriver, PhysicalIommu {
+  readonly name = 'iommufd_selftest_iommu.0';
+  readonly driver: IommuDriver = this;
+  readonly kernel: Kernel;
+  readonly blockedDomain = new MockBlockedDomain(null);
+  readonly userPasidTable = true;
+  /** Ids of devices that exist: mock_dev_ida. */
+  readonly #deviceIds = new Set<number>();
+
+  constructor(kernel: Kernel) {
+    this.kernel = kernel;
+  }
+
+  /** mock_dev_create(). */
+  createDevice(flags: number): Result<MockDevice> {
+    if ((flags & ~DEVICE_FLAGS) !== 0) return fail(EINVAL, 'unknown device flags');
+    if (this.kernel.failpoint() || this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the device');
+    let id = 0;
+    while (this.#deviceIds.has(id)) id++;
+    this.#deviceIds.add(id);
+    return new MockDevice(this.kernel, this, id, flags);
+  }
+
+  destroyDevice(device: MockDevice): void {
+    this.#deviceIds.delete(device.id);
+  }
+
+  capable(device: Device, capability: IommuCapability): boolean {
+    if (capability === 'cache-coherency') return true;
+    return capability === 'dirty-tracking' && !(device as MockDevice).noDirty;
+  }
+
+  hwInfo(_device: Device, type: number): Result<{ readonly type: number; readonly data: Uint8Array }> {
+    if (type !== IOMMU_HW_INFO_TYPE_DEFAULT && type !== IOMMU_HW_INFO_TYPE_SELFTEST)
+      return fail(EOPNOTSUPP, `the mock IOMMU has no information of type ${type}`);
+    const data = new Uint8Array(iommu_test_hw_info.size);
+    iommu_test_hw_info.write(data, 0, { flags: 0, test_reg: IOMMU_HW_INFO_SELFTEST_REGVAL });
+    return { type: IOMMU_HW_INFO_TYPE_SELFTEST, data };
+  }
+
+  /** mock_domain_alloc_paging_flags(). */
+  domainAllocPagingFlags(
+    device: Device,
+    flags: number,
+    memory: AddressSpace,
+    data: UserData | null,
+  ): Result<PagingDomain> {
+    const dirty = (flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING) !== 0;
+    if ((flags & ~PAGING_FLAGS) !== 0 || (dirty && (device as MockDevice).noDirty))
+      return fail(EOPNOTSUPP, 'unknown flags, or dirty tracking for a device without it');
+    if (data !== null && data.type !== IOMMU_HWPT_DATA_SELFTEST && data.type !== IOMMU_HWPT_DATA_NONE)
+      return fail(EOPNOTSUPP, `data type ${data.type} is not the mock's`);
+    let table: number = MOCK_IOMMUPT_DEFAULT;
+    if (data !== null) {
+      const config = this.#config(memory, data);
+      if (failed(config)) return config;
+      table = config.pagetable_type;
+    }
+    if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the domain');
+    if (table !== MOCK_IOMMUPT_DEFAULT && table !== MOCK_IOMMUPT_HUGE)
+      return fail(EOPNOTSUPP, `there is no mock page table of type ${table}`);
+    if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the page table');
+    return new MockPagingDomain(this, this.kernel.version, table === MOCK_IOMMUPT_HUGE, dirty);
+  }
+
+  /** mock_domain_alloc_nested(). */
+  domainAllocNested(
+    _device: Device,
+    _parent: PagingDomain,
+    flags: number,
+    memory: AddressSpace,
+    data: UserData,
+  ): Result<MockNestedDomain> {
+    if ((flags & ~IOMMU_HWPT_ALLOC_PASID) !== 0) return fail(EOPNOTSUPP, 'unknown flags');
+    return this.makeNested(memory, data, null);
+  }
+
+  /** __mock_domain_alloc_nested(). */
+  makeNested(memory: AddressSpace, data: UserData, viommu: MockViommu | null): Result<MockNestedDomain> {
+    if (data.type !== IOMMU_HWPT_DATA_SELFTEST)
+      return fail(EOPNOTSUPP, `data type ${data.type} is not the mock's`);
+    const config = this.#config(memory, data);
+    if (failed(config)) return config;
+    if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the domain');
+    return new MockNestedDomain(this, viommu, config.iotlb);
+  }
+
+  #config(memory: AddressSpace, data: UserData): Result<{ iotlb: number; pagetable_type: number }> {
+    const { size } = iommu_hwpt_selftest;
+    const bytes = copyUserData(
+      memory,
+      data,
+      IOMMU_HWPT_DATA_SELFTEST,
+      size,
+      iommu_hwpt_selftest.endOf('iotlb'),
+    );
+    return failed(bytes) ? bytes : iommu_hwpt_selftest.read(bytes);
+  }
+
+  reservedRegions(_device: Device): readonly ReservedRegion[] {
+    return [];
+  }
+
+  pageResponse(): void {}
+
+  viommuSupported(_device: Device, type: number): boolean {
+    return type === IOMMU_VIOMMU_TYPE_SELFTEST;
+  }
+
+  viommuInit(
+    core: ViommuCore,
+    parent: PagingDomain,
+    memory: AddressSpace,
+    data: UserData | null,
+  ): Result<ViommuDriver> {
+    const viommu = new MockViommu(this, core, parent);
+    if (data !== null) {
+      const rc = viommu.init(memory, data);
+      if (failed(rc)) return rc;
+    }
+    return viommu;
+  }
+}

@@ -1,0 +1,135 @@
+import { fail, failed, type Result } from '../base/result.ts';
+import type { AddressSpace } from '../memory/process.ts';
+import { E2BIG, EFAULT, EINVAL } from '../abi/errno.ts';
+
+// include/linux/uaccess.h copy_struct_from_user() and include/linux/iommu.h iommu_copy_struct_from_user() and its kin.
+
+const ZERO_CHECK_BYTES = 65536;
+
+/** A driver's part of a request: struct iommu_user_data. */
+export interface UserData {
+  readonly type: number;
+  readonly uptr: bigint;
+  readonly len: number;
+}
+
+/** A driver's part of a request that is an array: struct iommu_user_data_array. */
+export interface UserDataArray {
+  readonly type: number;
+  readonly uptr: bigint;
+  readonly entryLen: number;
+  /** In: how many entries; out: how many were handled. */
+  entryNum: number;
+}
+
+/** True when all `length` bytes from `va` on are zero; EFAULT where they cannot be read (check_zeroed_user()). */
+export function checkZeroedUser(memory: AddressSpace, va: bigint, length: number): Result<boolean> {
+  for (let at = 0; at < length;) {
+    const chunk = new Uint8Array(Math.min(ZERO_CHECK_BYTES, length - at));
+    if (!readUpTo(memory, va + BigInt(at), chunk)) return fail(EFAULT, 'trailing bytes cannot be read');
+    if (chunk.some((byte) => byte !== 0)) return false;
+    at += chunk.length;
+  }
+  return true;
+}
+
+// A non-zero byte before the first unreadable one decides, as in the kernel, which looks at words in order.
+function readUpTo(memory: AddressSpace, va: bigint, chunk: Uint8Array): boolean {
+  if (memory.read(va, chunk)) return true;
+  const page = new Uint8Array(4096);
+  for (let at = 0; at < chunk.length;) {
+    const bytes = Math.min(4096 - Number((va + BigInt(at)) & 4095n), chunk.length - at);
+    const part = page.subarray(0, bytes);
+    if (!memory.read(va + BigInt(at), part)) return false;
+    chunk.set(part, at);
+    if (part.some((byte) => byte !== 0)) return true;
+    at += bytes;
+  }
+  return true;
+}
+
+/**
+ * Copies a struct of `usize` bytes at `va` into one of `ksize` bytes: what is missing is zero, what is too much must be
+ * (E2BIG).
+ */
+export function copyStructFromUser(
+  memory: AddressSpace,
+  va: bigint,
+  usize: number,
+  ksize: number,
+): Result<Uint8Array> {
+  const size = Math.min(usize, ksize);
+  if (usize > ksize) {
+    const zeroed = checkZeroedUser(memory, va + BigInt(size), usize - ksize);
+    if (failed(zeroed)) return zeroed;
+    if (!zeroed) return fail(E2BIG, `bytes beyond the ${ksize} that are known are not zero`);
+  }
+  const bytes = new Uint8Array(ksize);
+  if (size > 0 && !memory.read(va, bytes.subarray(0, size))) return fail(EFAULT, 'the struct cannot be read');
+  return bytes;
+}
+
+/** iommu_copy_struct_from_user(): `minLen` is the end of the struct's first published form. */
+export function copyUserData(
+  memory: AddressSpace,
+  data: UserData,
+  type: number,
+  ksize: number,
+  minLen: number,
+): Result<Uint8Array> {
+  if (data.type !== type) return fail(EINVAL, `data type ${data.type} where ${type} is expected`);
+  if (data.len < minLen || ksize < data.len)
+    return fail(EINVAL, `data of ${data.len} bytes, not ${minLen} to ${ksize}`);
+  return copyStructFromUser(memory, data.uptr, data.len, ksize);
+}
+
+/** iommu_copy_struct_to_user(). */
+export function copyToUserData(
+  memory: AddressSpace,
+  data: UserData,
+  type: number,
+  bytes: Uint8Array,
+  minLen: number,
+): Result<void> {
+  if (data.type !== type) return fail(EINVAL, `data type ${data.type} where ${type} is expected`);
+  if (data.len < minLen || bytes.length < data.len) return fail(EINVAL, `data of ${data.len} bytes`);
+  if (!memory.write(data.uptr, bytes.subarray(0, data.len)))
+    return fail(EFAULT, 'the data cannot be written');
+}
+
+/** iommu_copy_struct_from_user_array(): entry `index`. */
+export function copyUserArrayEntry(
+  memory: AddressSpace,
+  array: UserDataArray,
+  type: number,
+  index: number,
+  ksize: number,
+  minLen: number,
+): Result<Uint8Array> {
+  if (array.entryNum === 0 || index >= array.entryNum) return fail(EINVAL, 'no such entry');
+  const uptr = BigInt.asUintN(64, array.uptr + BigInt(array.entryLen) * BigInt(index));
+  return copyUserData(memory, { type: array.type, uptr, len: array.entryLen }, type, ksize, minLen);
+}
+
+/** iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer. */
+export function copyFullUserArray(
+  memory: AddressSpace,
+  array: UserDataArray,
+  type: number,
+  ksize: number,
+): Result<Uint8Array> {
+  if (array.type !== type) return fail(EINVAL, `data type ${array.type} where ${type} is expected`);
+  if (array.entryNum === 0) return fail(EINVAL, 'no entries');
+  const bytes = new Uint8Array(ksize * array.entryNum);
+  if (array.entryLen === ksize) {
+    if (!memory.read(array.uptr, bytes)) return fail(EFAULT, 'the entries cannot be read');
+    return bytes;
+  }
+  for (let i = 0; i < array.entryNum; i++) {
+    const uptr = BigInt.asUintN(64, array.uptr + BigInt(array.entryLen) * BigInt(i));
+    const entry = copyStructFromUser(memory, uptr, array.entryLen, ksize);
+    if (failed(entry)) return entry;
+    bytes.set(entry, i * ksize);
+  }
+  return bytes;
+}

@@ -1,0 +1,139 @@
+import { failed, type Failure, type Result } from '../base/result.ts';
+import { PAGE_SIZE_N } from '../base/u64.ts';
+import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
+import type { OpenFile } from '../memory/file.ts';
+import type { Task } from '../memory/process.ts';
+import type { Kernel } from '../iommu/driver.ts';
+import { ACCOUNT_USER, type AccountMode, type LockedMemory } from './accounting.ts';
+import type { Command } from './command.ts';
+import { dispatch } from './dispatch.ts';
+import type { IommufdGroup } from './group.ts';
+import type { Ioas } from './ioas.ts';
+import { ObjectTable, type IommufdObject } from './objects.ts';
+import type { Profile } from './profile.ts';
+
+/** What every open /dev/iommu of a machine shares. */
+export interface IommufdShared {
+  readonly kernel: Kernel;
+  readonly locked: LockedMemory;
+  readonly profile: Profile;
+  /** Serves IOMMU_TEST_CMD: the mock IOMMU and its devices. Absent where the machine has none. */
+  readonly selftest: SelftestCommands | null;
+}
+
+/** drivers/iommu/iommufd/selftest.c, as the dispatcher sees it. */
+export interface SelftestCommands {
+  /** IOMMU_TEST_CMD. */
+  execute(command: Command): Result<number>;
+  /** The mock IOMMU's hook on IOMMU_IOAS_COPY: an IOVA given as the nth area and an offset. */
+  convertIova(context: IommufdContext, ioasId: number, iova: bigint): bigint;
+}
+
+/** A part of physical memory that mmap(2) of the iommufd shows: struct iommufd_mmap. */
+export interface MmapRegion {
+  readonly owner: IommufdObject;
+  readonly offset: bigint;
+  readonly length: bigint;
+  /** Physical address. */
+  readonly pa: number;
+}
+
+const PROT_EXEC = 4;
+
+/** One open of /dev/iommu: struct iommufd_ctx. */
+export class IommufdContext implements OpenFile {
+  readonly type = 'iommufd';
+  readonly shared: IommufdShared;
+  readonly kernel: Kernel;
+  readonly objects: ObjectTable;
+  readonly groups = new Map<number, IommufdGroup>();
+  accountMode: AccountMode = ACCOUNT_USER;
+  /** The IOAS that the VFIO container's requests go to. */
+  vfioIoas: Ioas | null = null;
+  noIommuMode = false;
+  readonly #regions: MmapRegion[] = [];
+  #references = 1;
+
+  constructor(shared: IommufdShared) {
+    this.shared = shared;
+    this.kernel = shared.kernel;
+    this.objects = new ObjectTable(shared.kernel);
+  }
+
+  ioctl(task: Task, cmd: number, arg: bigint): number {
+    this.kernel.current = task;
+    const answer = dispatch(this, task, cmd, arg);
+    if (this.kernel.trace.active) this.#traceIoctl(task, cmd, arg, answer);
+    return failed(answer) ? -answer.errno : answer;
+  }
+
+  #traceIoctl(task: Task, cmd: number, arg: bigint, answer: number | Failure): void {
+    this.kernel.trace.emit({
+      kind: 'ioctl',
+      pid: task.process.pid,
+      tid: task.tid,
+      cmd,
+      arg,
+      result: failed(answer) ? -1 : answer,
+      ...(failed(answer) ? { errno: answer.errno, reason: answer.reason } : {}),
+    });
+  }
+
+  /** iommufd_ctx_get(): an access, a queue or a device keeps the context past the file's close. */
+  get(): void {
+    this.#references++;
+  }
+
+  /** iommufd_ctx_put(): the last one destroys every object. */
+  put(): void {
+    if (--this.#references === 0) this.objects.destroyAll();
+  }
+
+  release(): void {
+    this.put();
+  }
+
+  // ---- mmap ----
+
+  /** _iommufd_alloc_mmap(): the lowest free offset from one page on. */
+  allocMmap(owner: IommufdObject, pa: number, length: number): bigint {
+    const size = BigInt(length);
+    let offset = PAGE_SIZE_N;
+    let at = 0;
+    for (; at < this.#regions.length; at++) {
+      const region = this.#regions[at]!;
+      if (region.offset - offset >= size) break;
+      offset = region.offset + region.length;
+    }
+    this.#regions.splice(at, 0, { owner, offset, length: size, pa });
+    return offset;
+  }
+
+  destroyMmap(offset: bigint): void {
+    const at = this.#regions.findIndex((region) => region.offset === offset);
+    if (at >= 0) this.#regions.splice(at, 1);
+  }
+
+  /** iommufd_fops_mmap(): exactly one region, shared and not executable. */
+  mmap(_task: Task, offset: bigint, length: bigint, prot: number): number {
+    if (length % PAGE_SIZE_N !== 0n) return -EINVAL;
+    if ((prot & PROT_EXEC) !== 0) return -EPERM;
+    const region = this.region(offset);
+    return region === null || region.offset !== offset || region.length !== length ? -ENXIO : 0;
+  }
+
+  /** The region that shows `offset`, or null. */
+  region(offset: bigint): MmapRegion | null {
+    return this.#regions.find((each) => offset >= each.offset && offset < each.offset + each.length) ?? null;
+  }
+
+  mapped(offset: bigint): void {
+    const region = this.region(offset);
+    if (region !== null) region.owner.users++;
+  }
+
+  unmapped(offset: bigint): void {
+    const region = this.region(offset);
+    if (region !== null) region.owner.users--;
+  }
+}

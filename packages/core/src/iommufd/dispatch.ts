@@ -1,0 +1,211 @@
+import { fail, failed, type Result } from '../base/result.ts';
+import type { Struct } from '../base/struct.ts';
+import { IOC_NR } from '../abi/ioctl.ts';
+import { EFAULT, EINVAL, ENOTTY } from '../abi/errno.ts';
+import * as abi from '../abi/iommufd.ts';
+import { IOMMU_TEST_CMD, iommu_test_cmd } from '../abi/iommufd-test.ts';
+import { copyStructFromUser } from '../iommu/user-data.ts';
+import type { Task } from '../memory/process.ts';
+import { Command } from './command.ts';
+import type { IommufdContext } from './context.ts';
+import { getHwInfo } from './device.ts';
+import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty.ts';
+import { faultAlloc } from './fault-queue.ts';
+import { hwptAlloc, hwptInvalidate } from './hwpt.ts';
+import { hwQueueAlloc } from './hw-queue.ts';
+import {
+  ioasAlloc,
+  ioasAllowIovas,
+  ioasCopy,
+  ioasIovaRanges,
+  ioasMap,
+  ioasMapFile,
+  ioasNoiommuGetPa,
+  ioasUnmap,
+} from './ioas.ts';
+import { ioasChangeProcess, option } from './options.ts';
+import type { KernelVersion } from './profile.ts';
+import { veventqAlloc } from './veventq.ts';
+import { vfioIoas, vfioIoctl } from './vfio-container.ts';
+import { vdeviceAlloc, viommuAlloc } from './viommu.ts';
+
+// drivers/iommu/iommufd/main.c iommufd_ioctl_ops[]: one table for all requests. It decides what is served, and the
+// command line and the documentation are made from it.
+
+// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
+type AnyStruct = Struct<any>;
+
+/** One request of iommufd. */
+export interface IoctlOp {
+  /** The header's name. */
+  readonly name: string;
+  readonly cmd: number;
+  readonly layout: AnyStruct;
+  /** The smallest size that is accepted: the struct as it was first published. */
+  readonly minSize: number;
+  /** The Linux it came with. */
+  readonly since: KernelVersion;
+  /** What a reader of the support matrix should know. */
+  readonly note?: string;
+  readonly execute: (command: Command) => Result<number>;
+}
+
+function op(
+  name: string,
+  cmd: number,
+  layout: AnyStruct,
+  lastField: string,
+  since: KernelVersion,
+  execute: IoctlOp['execute'],
+  note?: string,
+): IoctlOp {
+  const minSize = layout.endOf(lastField);
+  return { name, cmd, layout, minSize, since, execute, ...(note === undefined ? {} : { note }) };
+}
+
+const TEST_NOTE = "the mock IOMMU's, with CONFIG_IOMMUFD_TEST";
+
+/** Every request, by ascending number. */
+export const IOCTL_OPS: readonly IoctlOp[] = [
+  op('IOMMU_DESTROY', abi.IOMMU_DESTROY, abi.iommu_destroy, 'id', 602, destroy),
+  op('IOMMU_IOAS_ALLOC', abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, 'out_ioas_id', 602, ioasAlloc),
+  op(
+    'IOMMU_IOAS_ALLOW_IOVAS',
+    abi.IOMMU_IOAS_ALLOW_IOVAS,
+    abi.iommu_ioas_allow_iovas,
+    'allowed_iovas',
+    602,
+    ioasAllowIovas,
+  ),
+  op('IOMMU_IOAS_COPY', abi.IOMMU_IOAS_COPY, abi.iommu_ioas_copy, 'src_iova', 602, ioasCopy),
+  op(
+    'IOMMU_IOAS_IOVA_RANGES',
+    abi.IOMMU_IOAS_IOVA_RANGES,
+    abi.iommu_ioas_iova_ranges,
+    'out_iova_alignment',
+    602,
+    ioasIovaRanges,
+  ),
+  op('IOMMU_IOAS_MAP', abi.IOMMU_IOAS_MAP, abi.iommu_ioas_map, 'iova', 602, ioasMap),
+  op('IOMMU_IOAS_UNMAP', abi.IOMMU_IOAS_UNMAP, abi.iommu_ioas_unmap, 'length', 602, ioasUnmap),
+  op('IOMMU_OPTION', abi.IOMMU_OPTION, abi.iommu_option, 'val64', 602, option),
+  op('IOMMU_VFIO_IOAS', abi.IOMMU_VFIO_IOAS, abi.iommu_vfio_ioas, '__reserved', 602, vfioIoas),
+  op('IOMMU_HWPT_ALLOC', abi.IOMMU_HWPT_ALLOC, abi.iommu_hwpt_alloc, '__reserved', 606, hwptAlloc),
+  op('IOMMU_GET_HW_INFO', abi.IOMMU_GET_HW_INFO, abi.iommu_hw_info, '__reserved', 606, getHwInfo),
+  op(
+    'IOMMU_HWPT_SET_DIRTY_TRACKING',
+    abi.IOMMU_HWPT_SET_DIRTY_TRACKING,
+    abi.iommu_hwpt_set_dirty_tracking,
+    '__reserved',
+    607,
+    hwptSetDirtyTracking,
+  ),
+  op(
+    'IOMMU_HWPT_GET_DIRTY_BITMAP',
+    abi.IOMMU_HWPT_GET_DIRTY_BITMAP,
+    abi.iommu_hwpt_get_dirty_bitmap,
+    'data',
+    607,
+    hwptGetDirtyBitmap,
+  ),
+  op(
+    'IOMMU_HWPT_INVALIDATE',
+    abi.IOMMU_HWPT_INVALIDATE,
+    abi.iommu_hwpt_invalidate,
+    '__reserved',
+    608,
+    hwptInvalidate,
+    'entry_num and entry_len are bounded since 7.2',
+  ),
+  op(
+    'IOMMU_FAULT_QUEUE_ALLOC',
+    abi.IOMMU_FAULT_QUEUE_ALLOC,
+    abi.iommu_fault_alloc,
+    'out_fault_fd',
+    611,
+    faultAlloc,
+  ),
+  op('IOMMU_IOAS_MAP_FILE', abi.IOMMU_IOAS_MAP_FILE, abi.iommu_ioas_map_file, 'iova', 613, ioasMapFile),
+  op('IOMMU_VIOMMU_ALLOC', abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, 'out_viommu_id', 613, viommuAlloc),
+  op('IOMMU_VDEVICE_ALLOC', abi.IOMMU_VDEVICE_ALLOC, abi.iommu_vdevice_alloc, 'virt_id', 613, vdeviceAlloc),
+  op(
+    'IOMMU_IOAS_CHANGE_PROCESS',
+    abi.IOMMU_IOAS_CHANGE_PROCESS,
+    abi.iommu_ioas_change_process,
+    '__reserved',
+    614,
+    ioasChangeProcess,
+  ),
+  op(
+    'IOMMU_VEVENTQ_ALLOC',
+    abi.IOMMU_VEVENTQ_ALLOC,
+    abi.iommu_veventq_alloc,
+    'out_veventq_fd',
+    615,
+    veventqAlloc,
+    'veventq_depth is bounded since 7.2',
+  ),
+  op('IOMMU_HW_QUEUE_ALLOC', abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, 'length', 617, hwQueueAlloc),
+  op(
+    'IOMMU_IOAS_NOIOMMU_GET_PA',
+    abi.IOMMU_IOAS_NOIOMMU_GET_PA,
+    abi.iommu_ioas_noiommu_get_pa,
+    'out_phys',
+    703,
+    ioasNoiommuGetPa,
+    'a machine has no device without an IOMMU yet: EOPNOTSUPP',
+  ),
+  op('IOMMU_TEST_CMD', IOMMU_TEST_CMD, iommu_test_cmd, 'last', 602, testCommand, TEST_NOTE),
+];
+
+/** How far the table reaches; beyond it the VFIO container answers. */
+const NR_FIRST = abi.IOMMUFD_CMD_BASE;
+const NR_LAST = IOC_NR(IOMMU_TEST_CMD);
+
+const byNumber: (IoctlOp | null)[] = Array.from({ length: NR_LAST - NR_FIRST + 1 }, () => null);
+for (const each of IOCTL_OPS) byNumber[IOC_NR(each.cmd) - NR_FIRST] = each;
+
+function destroy({ context, bytes }: Command): Result<number> {
+  const rc = context.objects.remove(abi.iommu_destroy.read(bytes).id);
+  return failed(rc) ? rc : 0;
+}
+
+function testCommand(command: Command): Result<number> {
+  const { selftest } = command.context.shared;
+  return selftest === null ? fail(ENOTTY, 'the machine has no mock IOMMU') : selftest.execute(command);
+}
+
+const sizeBytes = new Uint8Array(4);
+const sizeView = new DataView(sizeBytes.buffer);
+
+/** iommufd_fops_ioctl(). Answers zero or more, or why not. */
+export function dispatch(context: IommufdContext, task: Task, cmd: number, arg: bigint): Result<number> {
+  const nr = IOC_NR(cmd);
+  if (nr < NR_FIRST || nr > NR_LAST) return vfioIoctl(context, task, cmd, arg);
+  const { memory } = task.process;
+  if (!memory.read(arg, sizeBytes)) return fail(EFAULT, 'the argument cannot be read');
+  const userSize = sizeView.getUint32(0, true);
+  const found = byNumber[nr - NR_FIRST] ?? null;
+  if (found === null || found.cmd !== cmd) return fail(ENOTTY, `there is no request 0x${cmd.toString(16)}`);
+  const { version, name } = context.shared.profile;
+  if (found.since > version) return fail(ENOTTY, `${name} has no ${found.name}`);
+  if (userSize < found.minSize)
+    return fail(
+      EINVAL,
+      `a struct ${found.layout.name} of ${userSize} bytes; at least ${found.minSize} are needed`,
+    );
+  const bytes = copyStructFromUser(memory, arg, userSize, found.layout.size);
+  if (failed(bytes)) return bytes;
+  const command = new Command(context, task, arg, userSize, bytes);
+  const answer = found.execute(command);
+  const fresh = command.newObject;
+  if (fresh !== null) {
+    if (failed(answer)) {
+      fresh.destroy();
+      context.objects.abort(fresh);
+    } else {
+      context.objects.publish(fresh);
+    }
+  }
+  return answer;
+}

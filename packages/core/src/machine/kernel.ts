@@ -1,0 +1,78 @@
+import { fail, type Result } from '../base/result.ts';
+import { ENOENT } from '../abi/errno.ts';
+import type { Kernel as KernelEnvironment } from '../iommu/driver.ts';
+import { MockIommu } from '../iommu/mock/driver.ts';
+import { ACCOUNT_MM, LockedMemory } from '../iommufd/accounting.ts';
+import { IommufdContext, type IommufdShared } from '../iommufd/context.ts';
+import { DEFAULT_PROFILE, findProfile, type Profile } from '../iommufd/profile.ts';
+import { Selftest } from '../iommufd/selftest/command.ts';
+import type { OpenFile } from '../memory/file.ts';
+import { PhysicalSpace } from '../memory/physical-space.ts';
+import type { Task } from '../memory/process.ts';
+import { Trace } from '../trace/trace.ts';
+
+/** How a machine is made. */
+export interface KernelOptions {
+  /** Which Linux answers; the newest known where it is left out. */
+  readonly profile?: Profile;
+  readonly trace?: Trace;
+}
+
+/** The kernel side of one machine: everything that stands behind the files a program opens. */
+export class Kernel implements KernelEnvironment {
+  readonly profile: Profile;
+  readonly trace: Trace;
+  readonly physical = new PhysicalSpace();
+  readonly locked = new LockedMemory();
+  readonly mock: MockIommu;
+  #current: Task | null = null;
+  readonly #shared: IommufdShared;
+
+  constructor(options: KernelOptions = {}) {
+    this.profile = options.profile ?? findProfile(DEFAULT_PROFILE)!;
+    this.trace = options.trace ?? new Trace();
+    this.mock = new MockIommu(this);
+    this.#shared = {
+      kernel: this,
+      locked: this.locked,
+      profile: this.profile,
+      selftest: new Selftest(this.mock),
+    };
+  }
+
+  get version(): number {
+    return this.profile.version;
+  }
+
+  get current(): Task {
+    return this.#current!;
+  }
+
+  set current(task: Task) {
+    this.#current = task;
+  }
+
+  /** Linux's fault injection, where the calling thread armed it: the nth chance to fail is taken. */
+  failpoint(): boolean {
+    const nth = this.#current?.failNth;
+    if (nth === undefined || nth.remaining === 0) return false;
+    nth.remaining--;
+    return nth.remaining === 0;
+  }
+
+  /** Opens a device file: /dev/iommu, or /dev/vfio/vfio, which is the same with VFIO's accounting. */
+  open(path: string, task: Task): Result<OpenFile> {
+    this.#current = task;
+    switch (path) {
+      case '/dev/iommu':
+        return new IommufdContext(this.#shared);
+      case '/dev/vfio/vfio': {
+        const context = new IommufdContext(this.#shared);
+        context.accountMode = ACCOUNT_MM;
+        return context;
+      }
+      default:
+        return fail(ENOENT, `there is no ${path}`);
+    }
+  }
+}

@@ -1,7 +1,7 @@
 import { failed, type Failure, type Result } from '../base/result.ts';
-import { PAGE_SIZE_N } from '../base/u64.ts';
+import { exact, PAGE_SIZE_N } from '../base/u64.ts';
 import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
-import type { OpenFile } from '../memory/file.ts';
+import type { FileBacking, OpenFile } from '../memory/file.ts';
 import type { Task } from '../memory/process.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { ACCOUNT_USER, type AccountMode, type LockedMemory } from './accounting.ts';
@@ -51,6 +51,7 @@ export class IommufdContext implements OpenFile {
   /** The IOAS that the VFIO container's requests go to. */
   vfioIoas: Ioas | null = null;
   noIommuMode = false;
+  backing: FileBacking | undefined;
   readonly #regions: MmapRegion[] = [];
   #references = 1;
 
@@ -118,22 +119,18 @@ export class IommufdContext implements OpenFile {
   mmap(_task: Task, offset: bigint, length: bigint, prot: number): number {
     if (length % PAGE_SIZE_N !== 0n) return -EINVAL;
     if ((prot & PROT_EXEC) !== 0) return -EPERM;
-    const region = this.region(offset);
-    return region === null || region.offset !== offset || region.length !== length ? -ENXIO : 0;
+    const region = this.#regions.find((each) => each.offset === offset && each.length === length);
+    if (region === undefined) return -ENXIO;
+    const bytes = new Uint8Array(exact(length));
+    this.kernel.physical.read(region.pa, bytes);
+    this.backing?.write(offset, bytes);
+    return 0;
   }
 
-  /** The region that shows `offset`, or null. */
-  region(offset: bigint): MmapRegion | null {
-    return this.#regions.find((each) => offset >= each.offset && offset < each.offset + each.length) ?? null;
-  }
-
-  mapped(offset: bigint): void {
-    const region = this.region(offset);
-    if (region !== null) region.owner.users++;
-  }
-
-  unmapped(offset: bigint): void {
-    const region = this.region(offset);
-    if (region !== null) region.owner.users--;
+  /** True while a program has a part of the object mapped, which keeps it from being destroyed. */
+  mapped(owner: IommufdObject): boolean {
+    return this.#regions.some(
+      (each) => each.owner === owner && (this.backing?.mapped(each.offset, each.length) ?? false),
+    );
   }
 }

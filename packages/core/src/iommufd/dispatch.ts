@@ -166,7 +166,8 @@ const byNumber: (IoctlOp | null)[] = Array.from({ length: NR_LAST - NR_FIRST + 1
 for (const each of IOCTL_OPS) byNumber[IOC_NR(each.cmd) - NR_FIRST] = each;
 
 function destroy({ context, bytes }: Command): Result<number> {
-  const rc = context.objects.remove(abi.iommu_destroy.read(bytes).id);
+  const { id } = abi.iommu_destroy.read(bytes);
+  const rc = context.objects.remove(id, (object) => context.mapped(object));
   return failed(rc) ? rc : 0;
 }
 

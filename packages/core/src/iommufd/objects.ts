@@ -100,12 +100,13 @@ export class ObjectTable {
     return this.#objects.get(object.id) === object;
   }
 
-  /** Removes and destroys object `id` where nobody uses it: EBUSY otherwise. */
-  remove(id: number): Result<IommufdObject> {
+  /** Removes and destroys object `id` where nobody uses it, nor `inUse` knows of a use: EBUSY otherwise. */
+  remove(id: number, inUse: (object: IommufdObject) => boolean = () => false): Result<IommufdObject> {
     const object = this.#objects.get(id);
     if (object === undefined) return fail(ENOENT, `there is no object ${id}`);
     if (object.users !== 1)
       return fail(EBUSY, `object ${id} (${object.type}) is in use by ${object.users - 1} others`);
+    if (inUse(object)) return fail(EBUSY, `a part of object ${id} is mapped by a program`);
     this.#destroy(object, false);
     return object;
   }

@@ -19,12 +19,17 @@ export interface OpenFile {
   onReadableChange?: (() => void) | undefined;
   /** mmap(2) with MAP_SHARED: 0 where the mapping is right, else a negative errno. `offset` and `length` in bytes. */
   mmap?(task: Task, offset: bigint, length: bigint, prot: number): number;
-  /** mmap(2): the host calls these as mappings of the file come (also by fork) and go, where it can tell. */
-  mapped?(offset: bigint): void;
-  unmapped?(offset: bigint): void;
-  /** The bytes that a mapping of the file at `offset` shows, shared with core; set by the host where it can share. */
-  backing?: {
-    read(offset: bigint, into: Uint8Array): boolean;
-    write(offset: bigint, from: Uint8Array): boolean;
-  };
+  /**
+   * The pages that mmap(2) of the file shows, by the offset of the mapping: shared by the programs that map it and by
+   * core. Set by the host where it can share memory.
+   */
+  backing?: FileBacking | undefined;
+}
+
+/** Pages behind an open file that programs map. Offsets and lengths in bytes. */
+export interface FileBacking {
+  read(offset: bigint, into: Uint8Array): boolean;
+  write(offset: bigint, from: Uint8Array): boolean;
+  /** True while some program has a mapping that touches the range. */
+  mapped(offset: bigint, length: bigint): boolean;
 }

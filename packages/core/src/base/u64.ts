@@ -20,14 +20,22 @@ export const PAGE_SIZE = 4096;
 export const PAGE_SIZE_N = 4096n;
 export const PAGE_MASK_N = 4095n;
 
+// Storing a bigint in a typed array and reading its halves makes no new bigint; `value >> 32n` would.
+const word = new BigUint64Array(1);
+const halves = new Uint32Array(word.buffer);
+const HI = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1 ? 1 : 0;
+const LO = 1 - HI;
+
 /** The upper 32 bits of a u64, as a number. */
 export function hi32(value: bigint): number {
-  return Number(value >> 32n);
+  word[0] = value;
+  return halves[HI]!;
 }
 
 /** The lower 32 bits of a u64, as a number. */
 export function lo32(value: bigint): number {
-  return Number(value & 0xffff_ffffn);
+  word[0] = value;
+  return halves[LO]!;
 }
 
 /** Puts a u64 together from two u32. */
@@ -37,22 +45,26 @@ export function u64(hi: number, lo: number): bigint {
 
 /** The number of the 4 KiB page that holds byte `address`. */
 export function pageNumber(address: bigint): number {
-  return Number(address >> 12n);
+  word[0] = address;
+  return halves[HI]! * 2 ** 20 + (halves[LO]! >>> PAGE_SHIFT);
 }
 
 /** The offset of byte `address` in its 4 KiB page. */
 export function pageOffset(address: bigint): number {
-  return Number(address & PAGE_MASK_N);
+  word[0] = address;
+  return halves[LO]! & (PAGE_SIZE - 1);
 }
 
 /** The first byte of page `page`. */
 export function pageAddress(page: number): bigint {
-  return BigInt(page) * PAGE_SIZE_N;
+  halves[LO] = page << PAGE_SHIFT;
+  halves[HI] = page / 2 ** 20;
+  return word[0]!;
 }
 
 /** A u64 known to fit a JavaScript number exactly (at most 2^53 - 1). Throws RangeError where it does not. */
 export function exact(value: bigint): number {
-  const n = Number(value);
+  const n = hi32(value) * 2 ** 32 + halves[LO]!;
   if (!Number.isSafeInteger(n)) throw new RangeError(`0x${value.toString(16)} does not fit a number`);
   return n;
 }

@@ -162,7 +162,7 @@ export class Access extends IommufdObject implements IoptAccess {
     if (write && !pages.writable) return fail(EPERM, 'the pages are mapped read-only');
     if (pages.origin.type === 'dma-buf') return fail(EINVAL, 'a dma-buf cannot be accessed by the CPU');
     const key = accessKey(first, last);
-    const existing = pages.accesses.get(key);
+    const existing = pages.accesses?.get(key);
     if (existing !== undefined) {
       existing.users++;
     } else {
@@ -174,6 +174,7 @@ export class Access extends IommufdObject implements IoptAccess {
         pages.release(access);
         return fail(ENOMEM, 'no memory to keep the pages');
       }
+      pages.accesses ??= new Map();
       pages.accesses.set(key, access);
     }
     area.accesses++;
@@ -187,12 +188,12 @@ export class Access extends IommufdObject implements IoptAccess {
   #unpinSlice({ area, start, last }: AreaSlice): void {
     const pages: IoptPages = area.pages!;
     const key = accessKey(area.indexAt(start), area.indexAt(last));
-    const access = pages.accesses.get(key);
+    const access = pages.accesses?.get(key);
     assert(access !== undefined && area.accesses > 0, 'unpinning follows pinning');
     if (this.#ops === null) area.locks--;
     area.accesses--;
     if (--access.users > 0) return;
-    pages.accesses.delete(key);
+    pages.accesses!.delete(key);
     pages.release(access);
   }
 }

@@ -1,4 +1,4 @@
-import { failed, type Failure, type Result } from '../base/result.ts';
+import { failed, type Result } from '../base/result.ts';
 import { exact, PAGE_SIZE_N } from '../base/u64.ts';
 import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
 import type { FileBacking, OpenFile } from '../memory/file.ts';
@@ -64,20 +64,7 @@ export class IommufdContext implements OpenFile {
   ioctl(task: Task, cmd: number, arg: bigint): number {
     this.kernel.current = task;
     const answer = dispatch(this, task, cmd, arg);
-    if (this.kernel.trace.active) this.#traceIoctl(task, cmd, arg, answer);
     return failed(answer) ? -answer.errno : answer;
-  }
-
-  #traceIoctl(task: Task, cmd: number, arg: bigint, answer: number | Failure): void {
-    this.kernel.trace.emit({
-      kind: 'ioctl',
-      pid: task.process.pid,
-      tid: task.tid,
-      cmd,
-      arg,
-      result: failed(answer) ? -1 : answer,
-      ...(failed(answer) ? { errno: answer.errno, reason: answer.reason } : {}),
-    });
   }
 
   /** iommufd_ctx_get(): an access, a queue or a device keeps the context past the file's close. */

@@ -9,6 +9,7 @@ import type { Task } from '../memory/process.ts';
 import { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
 import { getHwInfo } from './device.ts';
+import { traceForeignIoctl, traceIoctl } from './describe.ts';
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty.ts';
 import { faultAlloc } from './fault-queue.ts';
 import { hwptAlloc, hwptInvalidate } from './hwpt.ts';
@@ -181,6 +182,42 @@ const sizeView = new DataView(sizeBytes.buffer);
 
 /** iommufd_fops_ioctl(). Answers zero or more, or why not. */
 export function dispatch(context: IommufdContext, task: Task, cmd: number, arg: bigint): Result<number> {
+  const command = prepare(context, task, cmd, arg);
+  const { trace } = context.kernel;
+  if (!(command instanceof PreparedCommand)) {
+    if (trace.active) traceForeignIoctl(trace, task, cmd, arg, command);
+    return command;
+  }
+  const before = trace.active ? command.bytes.slice() : null;
+  const answer = execute(context, command);
+  if (before !== null) traceIoctl(trace, task, command.op, before, command.bytes, answer);
+  return answer;
+}
+
+class PreparedCommand extends Command {
+  readonly op: IoctlOp;
+
+  constructor(
+    op: IoctlOp,
+    context: IommufdContext,
+    task: Task,
+    arg: bigint,
+    userSize: number,
+    bytes: Uint8Array,
+  ) {
+    super(context, task, arg, userSize, bytes);
+    this.op = op;
+  }
+}
+
+// Everything before the handler: the request's number, its size and its bytes. The VFIO container answers what the
+// table does not reach.
+function prepare(
+  context: IommufdContext,
+  task: Task,
+  cmd: number,
+  arg: bigint,
+): PreparedCommand | Result<number> {
   const nr = IOC_NR(cmd);
   if (nr < NR_FIRST || nr > NR_LAST) return vfioIoctl(context, task, cmd, arg);
   const { memory } = task.process;
@@ -197,16 +234,18 @@ export function dispatch(context: IommufdContext, task: Task, cmd: number, arg: 
     );
   const bytes = copyStructFromUser(memory, arg, userSize, found.layout.size);
   if (failed(bytes)) return bytes;
-  const command = new Command(context, task, arg, userSize, bytes);
-  const answer = found.execute(command);
+  return new PreparedCommand(found, context, task, arg, userSize, bytes);
+}
+
+function execute(context: IommufdContext, command: PreparedCommand): Result<number> {
+  const answer = command.op.execute(command);
   const fresh = command.newObject;
-  if (fresh !== null) {
-    if (failed(answer)) {
-      fresh.destroy();
-      context.objects.abort(fresh);
-    } else {
-      context.objects.publish(fresh);
-    }
+  if (fresh === null) return answer;
+  if (failed(answer)) {
+    fresh.destroy();
+    context.objects.abort(fresh);
+  } else {
+    context.objects.publish(fresh);
   }
   return answer;
 }

@@ -94,6 +94,8 @@ export class IoPagetable {
       for (const each of areas) this.#dropArea(each);
       return rc;
     }
+    if (this.kernel.trace.active)
+      this.kernel.trace.emit({ kind: 'map', iova: start, length, prot, pinned: this.domains.length > 0 });
     return start;
   }
 
@@ -232,6 +234,8 @@ export class IoPagetable {
       this.#dropArea(area);
       pages.put();
       unmapped += area.length;
+      if (this.kernel.trace.active)
+        this.kernel.trace.emit({ kind: 'unmap', iova: area.start, length: area.length });
       if (area.last >= last) return { unmapped, error: null };
       start = area.last + 1n;
     }

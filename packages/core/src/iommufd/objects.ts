@@ -77,6 +77,8 @@ export class ObjectTable {
   publish(object: IommufdObject): void {
     assert(this.#reserved.delete(object.id), 'an object is published once');
     this.#objects.set(object.id, object);
+    if (this.#kernel.trace.active)
+      this.#kernel.trace.emit({ kind: 'object', id: object.id, type: object.type, state: 'made' });
   }
 
   /** Gives up an object that was not published: iommufd_object_abort(). */
@@ -144,6 +146,8 @@ export class ObjectTable {
   #destroy(object: IommufdObject, tombstone: boolean): void {
     object.users = 0;
     this.#objects.delete(object.id);
+    if (this.#kernel.trace.active)
+      this.#kernel.trace.emit({ kind: 'object', id: object.id, type: object.type, state: 'destroyed' });
     if (tombstone) this.#reserved.add(object.id);
     else this.#giveId(object.id);
     object.destroy();

@@ -34,6 +34,9 @@ interface Segment {
   backingPage: number;
 }
 
+const NOBODY: readonly PagesHolder[] = [];
+const NOTHING: readonly never[] = [];
+
 /** struct iopt_pages. */
 export class IoptPages implements DmaBufImporter {
   readonly origin: PagesOrigin;
@@ -44,16 +47,17 @@ export class IoptPages implements DmaBufImporter {
   source: Process;
   /** Areas that hold it, and requests on their way to one. */
   references = 1;
-  /** In-kernel accesses by exact range: access_itree. */
-  readonly accesses = new Map<string, PagesHolder & { users: number }>();
+  /** In-kernel accesses by exact range: access_itree. Null while there was none. */
+  accesses: Map<string, PagesHolder & { users: number }> | null = null;
   npinned = 0;
   readonly #kernel: Kernel;
   readonly #locked: LockedMemory;
   #charged = 0;
-  readonly #holders = new Set<PagesHolder>();
-  #segments: Segment[] = [];
+  // Most pages never see a domain or an access, so what holds and pins them starts empty and shared.
+  #holders: readonly PagesHolder[] = NOBODY;
+  #segments: readonly Segment[] = NOTHING;
   /** A dma-buf's mappings, to be undone when it is revoked. */
-  #tracked: { readonly area: IoptArea; readonly domain: PagingDomain }[] = [];
+  #tracked: readonly { readonly area: IoptArea; readonly domain: PagingDomain }[] = NOTHING;
 
   constructor(
     kernel: Kernel,
@@ -76,7 +80,7 @@ export class IoptPages implements DmaBufImporter {
   /** One holder less; the last one frees. */
   put(): void {
     if (--this.references > 0) return;
-    assert(this.#holders.size === 0 && this.npinned === 0, 'pages are freed while pinned');
+    assert(this.#holders.length === 0 && this.npinned === 0, 'pages are freed while pinned');
     if (this.origin.type === 'file') this.origin.file.release();
     if (this.origin.type === 'dma-buf') this.origin.buffer.detach(this);
   }
@@ -88,7 +92,7 @@ export class IoptPages implements DmaBufImporter {
 
   /** Remembers where a dma-buf is mapped: iopt_dmabuf_track_domain(). */
   track(area: IoptArea, domain: PagingDomain): void {
-    this.#tracked.push({ area, domain });
+    this.#tracked = [...this.#tracked, { area, domain }];
   }
 
   untrack(area: IoptArea, domain: PagingDomain): void {
@@ -98,7 +102,7 @@ export class IoptPages implements DmaBufImporter {
   /** iopt_revoke_notify(): the exporter takes the memory, so every mapping of it goes now. */
   revoke(): void {
     for (const { area, domain } of this.#tracked) domain.unmap(area.start, area.length);
-    this.#tracked = [];
+    this.#tracked = NOTHING;
   }
 
   /**
@@ -116,13 +120,13 @@ export class IoptPages implements DmaBufImporter {
         return charged;
       }
     }
-    this.#holders.add(holder);
+    this.#holders = [...this.#holders, holder];
   }
 
   /** Undoes {@link hold}: unpins what nobody else covers. */
   release(holder: PagesHolder): void {
-    const held = this.#holders.delete(holder);
-    assert(held, 'pages are released by who held them');
+    assert(this.#holders.includes(holder), 'pages are released by who held them');
+    this.#holders = this.#holders.filter((each) => each !== holder);
     if (this.origin.type === 'dma-buf') return;
     for (const [first, last] of this.#uncovered(holder.firstIndex, holder.lastIndex))
       this.#unpin(first, last);
@@ -134,8 +138,8 @@ export class IoptPages implements DmaBufImporter {
 
   /** Hands the place of one holder to others that together cover the same pages. */
   exchange(old: PagesHolder, replacements: readonly PagesHolder[]): void {
-    assert(this.#holders.delete(old), 'only a holder can be exchanged');
-    for (const holder of replacements) this.#holders.add(holder);
+    assert(this.#holders.includes(old), 'only a holder can be exchanged');
+    this.#holders = [...this.#holders.filter((each) => each !== old), ...replacements];
   }
 
   /** Visits the frames of held pages, neighbours together: what a domain maps. */
@@ -295,7 +299,7 @@ export class IoptPages implements DmaBufImporter {
   #insertSegment(segment: Segment): void {
     let at = this.#segments.length;
     while (at > 0 && this.#segments[at - 1]!.first > segment.first) at--;
-    this.#segments.splice(at, 0, segment);
+    this.#segments = [...this.#segments.slice(0, at), segment, ...this.#segments.slice(at)];
   }
 
   #overlapping(first: number, last: number): Segment[] {
@@ -304,7 +308,7 @@ export class IoptPages implements DmaBufImporter {
 
   // The parts of [first, last] that no holder covers, ascending.
   #uncovered(first: number, last: number): (readonly [number, number])[] {
-    const covers = [...this.#holders]
+    const covers = this.#holders
       .filter((holder) => holder.firstIndex <= last && holder.lastIndex >= first)
       .toSorted((a, b) => a.firstIndex - b.firstIndex);
     const holes: (readonly [number, number])[] = [];

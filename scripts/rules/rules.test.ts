@@ -1,0 +1,176 @@
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { importProblem } from './layers.mjs';
+import { importsOf, lineAt, maskSource } from './source.mjs';
+import { checkFile, checkTree } from './tree.mjs';
+
+const CORE = 'packages/core/src';
+
+interface Problem {
+  file: string;
+  line: number;
+  message: string;
+}
+
+const messages = (file: string, text: string, hosts: string[] = []) =>
+  checkFile(file, text, hosts).map(({ line, message }: Problem) => `${line}: ${message}`);
+
+describe('the mask', () => {
+  test.each([
+    ['a; // Number(b)\nc', 'a;             \nc'],
+    ['f(\'enum\', "a\\"b");', 'f(\'    \', "    ");'],
+    ['/* x\n y */z', '    \n     z'],
+    ['`a ${f(`b`, {c})} d` + e', '`  ${f(` `, {c})}  ` + e'],
+    ['x = /[/"]\'/g; y', 'x = /     /g; y'],
+    ['a / b; // c', 'a / b;     '],
+    ["'never closed\nnext", "'            \nnext"],
+  ])('of %j is %j', (text, masked) => {
+    expect(maskSource(text)).toBe(masked);
+  });
+
+  test('keeps the length and the lines of any text', () => {
+    const text = 'const a = `x${`y${1}`}`; /* b */\nreturn /\\//.test("\\\\") ? 1 : 2 // end';
+    const masked = maskSource(text);
+    expect(masked).toHaveLength(text.length);
+    expect(masked.indexOf('\n')).toBe(text.indexOf('\n'));
+    expect(lineAt(text, text.indexOf('return'))).toBe(2);
+  });
+});
+
+describe('the imports of a source', () => {
+  test('are found in all their forms, and not in comments or strings', () => {
+    const text = [
+      "import { a,\n  b } from './1.ts';",
+      "import type { T } from './2.ts';",
+      "import * as all from './3.ts';",
+      "import './4.ts';",
+      "export { c } from './5.ts';",
+      "export * from './6.ts';",
+      "const d = await import('./7.ts');",
+      "type E = import('./8.ts').E;",
+      "// import { f } from './no.ts';",
+      'const s = "import { g } from \'./no.ts\'";',
+    ].join('\n');
+    const found = importsOf(text, maskSource(text));
+    expect(found.map(({ specifier }: { specifier: string }) => specifier)).toEqual(
+      [1, 2, 3, 4, 5, 6, 7, 8].map((n) => `./${n}.ts`),
+    );
+    expect(found[1]).toEqual({ specifier: './2.ts', line: 3 });
+  });
+});
+
+describe('the import rule', () => {
+  test.each([
+    [`${CORE}/abi/iommufd.ts`, '../base/struct.ts'],
+    [`${CORE}/iommufd/ioas.ts`, '../iommu/driver.ts'],
+    [`${CORE}/iommufd/ioas.ts`, '../trace/trace.ts'],
+    [`${CORE}/iommufd/selftest/device.ts`, '../../iommu/mock/device.ts'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../cache.ts'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../spec/dte.ts'],
+    [`${CORE}/iommu/amd/driver/init.ts`, '../../driver.ts'],
+    [`${CORE}/machine/kernel.ts`, '../iommufd/selftest/command.ts'],
+    [`${CORE}/base/struct.test.ts`, '../machine/kernel.ts'],
+    [`${CORE}/base/struct.test.ts`, 'fast-check'],
+    ['packages/host/src/supervisor.ts', 'node:fs'],
+    ['packages/host/src/supervisor.ts', '@viommu/core/abi/errno'],
+    ['packages/cli/src/run.ts', '@viommu/host/supervisor'],
+    ['conformance/abi/run.mjs', '../../packages/core/src/abi/errno.ts'],
+  ])('lets %s import %s', (file, specifier) => {
+    expect(importProblem(file, specifier)).toBeNull();
+  });
+
+  test.each([
+    [`${CORE}/base/u64.ts`, '../abi/errno.ts', 'base may not import abi'],
+    [`${CORE}/base/u64.ts`, '../trace/trace.ts', 'base may not import trace'],
+    [`${CORE}/iommu/driver.ts`, '../iommufd/hwpt.ts', 'iommu may not import iommufd'],
+    [`${CORE}/iommu/cache.ts`, './amd/hardware/walk.ts', 'may not import iommu/amd'],
+    [
+      `${CORE}/iommu/amd/driver/init.ts`,
+      '../../intel/spec/context.ts',
+      'iommu/amd may not import iommu/intel',
+    ],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../driver/init.ts', 'sees registers, memory and requests'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../viommu.ts', 'sees registers, memory and requests'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../driver.ts', 'sees registers, memory and requests'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../../abi/errno.ts', 'silicon knows no ioctl'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../../iommufd/hwpt.ts', 'iommu may not import iommufd'],
+    [`${CORE}/iommu/amd/spec/dte.ts`, '../hardware/walk.ts', 'needs nothing but base'],
+    [`${CORE}/iommufd/hwpt.ts`, '../iommu/amd/viommu.ts', 'of IOMMUs it knows iommu/driver.ts'],
+    [`${CORE}/iommufd/hwpt.ts`, '../iommu/cache.ts', 'of IOMMUs it knows iommu/driver.ts'],
+    [`${CORE}/iommufd/hwpt.ts`, './selftest/device.ts', 'machine hands it in'],
+    [`${CORE}/iommufd/selftest/device.ts`, '../../iommu/amd/viommu.ts', 'of IOMMUs it knows'],
+    [`${CORE}/iommufd/hwpt.ts`, '../machine/kernel.ts', 'machine, which stands above it'],
+    [`${CORE}/iommufd/hwpt.ts`, '../objects/id.ts', 'is not in LAYERS'],
+    [`${CORE}/memory/pin.ts`, 'node:fs', 'core runs in the browser too'],
+    [`${CORE}/memory/pin.ts`, 'fast-check', 'core has no dependencies'],
+    [`${CORE}/memory/pin.ts`, '@viommu/host/memory', 'it may import no other package'],
+    [`${CORE}/memory/pin.ts`, '@viommu/core/base/u64', 'by a relative path'],
+    [`${CORE}/memory/pin.ts`, '../base/u64', 'relative imports end in .ts'],
+    [`${CORE}/memory/pin.test.ts`, '../../../host/src/memory.ts', "write '@viommu/host/…'"],
+    ['packages/host/src/a.ts', '../../core/src/abi/errno.ts', "write '@viommu/core/…'"],
+    ['packages/host/src/a.ts', '@viommu/core', 'names no file'],
+    ['packages/host/src/a.ts', '@viommu/cli/run', 'it may import core'],
+  ])('keeps %s from importing %s', (file, specifier, reason) => {
+    expect(importProblem(file, specifier)).toContain(reason);
+  });
+});
+
+describe('the house rules', () => {
+  const file = `${CORE}/iommu/amd/spec/x.ts`;
+  const other = `${CORE}/memory/x.ts`;
+
+  test.each([
+    [other, '\nexport default 1;', '2: export default: a default export'],
+    [other, 'export { a as default };', '1: export { a as default: a default export'],
+    [other, 'export const enum A { B }', '1: export const enum A: an enum'],
+    [other, 'namespace N {}', '1: namespace N {: a namespace'],
+    [other, 'const a = Date.now();', '1: Date.now: core reads no clock'],
+    [other, 'const a = Math.random();', '1: Math.random: core has no randomness'],
+    [other, 'setTimeout(f, 1);', '1: setTimeout(: core has no timers'],
+    [other, '\n\nconst a = Number(b);', '3: Number() outside base/u64.ts'],
+    [`${CORE}/memory/x.test.ts`, "test.skip('a', f);", '1: test.skip: a test that is left out'],
+    [file, 'for (;;) f();', '1: for (: spec describes'],
+    ['docs/x.md', `See /${'root'}/notes.`, `1: /${'root'}/notes is a path of one machine`],
+    [
+      'scripts/x.mjs',
+      `'https://${'registry'}.example.org/'`,
+      `1: ${'registry'}.example.org is a registry's host`,
+    ],
+  ])('find in %s: %j', (name, text, expected) => {
+    const found = messages(name, text);
+    expect(found).toHaveLength(1);
+    expect(found[0]).toContain(expected);
+  });
+
+  test.each([
+    [other, '// export default, enum A, Date.now(), Number(b)\nconst s = "Math.random()";'],
+    [other, 'const a = Number(b); // number: a decimal string of a trace'],
+    [other, '// number: a decimal string of a trace\nconst a = Number(b);'],
+    [other, 'if (Number.isSafeInteger(a)) f();'],
+    [`${CORE}/base/u64.ts`, 'const a = Number(b);'],
+    ['packages/host/src/x.ts', 'const a = Number(b), t = Date.now();'],
+    ['vitest.config.ts', 'export default {};'],
+    ['docs/x.md', 'See /dev/iommu, and https://docs.kernel.org/userspace-api/iommufd.html.'],
+  ])('are content with %s: %j', (name, text) => {
+    expect(messages(name, text)).toEqual([]);
+  });
+
+  test('count 600 lines as one file and 601 as two', () => {
+    expect(messages('bench/x.c', 'int a;\n'.repeat(600))).toEqual([]);
+    expect(messages('bench/x.c', 'int a;\n'.repeat(601))).toEqual([
+      '601: 601 lines; past 600 a file is two files',
+    ]);
+  });
+
+  test("know the hosts of this system's registries", () => {
+    expect(messages('docs/x.md', '\nfrom packages.inside.example', ['packages.inside.example'])).toEqual([
+      "2: packages.inside.example is a registry's host; npm and apt know theirs from the system",
+    ]);
+  });
+});
+
+test('this repository keeps its rules', () => {
+  const { files, problems } = checkTree(fileURLToPath(new URL('../..', import.meta.url)));
+  expect(problems.map(({ file, line, message }: Problem) => `${file}:${line}: ${message}`)).toEqual([]);
+  expect(files).toBeGreaterThan(100);
+});

@@ -8,7 +8,7 @@ import {
   iommu_hwpt_get_dirty_bitmap,
   iommu_hwpt_set_dirty_tracking,
 } from '../abi/iommufd.ts';
-import type { DirtyOps } from '../iommu/driver.ts';
+import type { DirtyOps, DirtyRecorder } from '../iommu/driver.ts';
 import type { Command } from './command.ts';
 import { UserBitmap } from './dirty-bitmap.ts';
 import { getHwptPaging } from './hwpt.ts';
@@ -42,7 +42,10 @@ function clearDirty(iopt: IoPagetable, ops: DirtyOps): Result<void> {
   }
 }
 
-/** IOMMU_HWPT_GET_DIRTY_BITMAP. What a range that is not mapped whole shows is not an error: Linux ignores it too. */
+/**
+ * IOMMU_HWPT_GET_DIRTY_BITMAP. Neither a range that is not mapped whole nor a bitmap that cannot be written is an error:
+ * io_pagetable.c iommu_read_and_clear_dirty() ignores both.
+ */
 export function hwptGetDirtyBitmap(command: Command): Result<number> {
   const cmd = iommu_hwpt_get_dirty_bitmap.read(command.bytes);
   if ((cmd.flags & ~IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) !== 0 || cmd.__reserved !== 0)
@@ -57,14 +60,11 @@ export function hwptGetDirtyBitmap(command: Command): Result<number> {
   if (command.context.kernel.failpoint()) return fail(ENOMEM, 'no memory for the bitmap');
   const clear = (cmd.flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) === 0;
   const bitmap = new UserBitmap(command.memory, cmd.data, cmd.iova, cmd.length, cmd.page_size);
-  bitmap.forEach((iova, length) => {
-    const last = iova + length - 1n;
-    for (const slice of iopt.contiguous(iova, last).slices) {
-      ops.readAndClearDirty(slice.start, slice.last - slice.start + 1n, clear, (at, bytes) =>
-        bitmap.set(at, bytes),
-      );
-    }
-  });
+  const record: DirtyRecorder = (iova, length) => bitmap.set(iova, length);
+  for (const { start, last } of iopt.contiguous(cmd.iova, cmd.iova + cmd.length - 1n).slices) {
+    if (failed(ops.readAndClearDirty(start, last - start + 1n, clear, record))) break;
+  }
+  bitmap.flush();
   if (clear) hwpt.domain!.iotlbSync?.();
   return 0;
 }

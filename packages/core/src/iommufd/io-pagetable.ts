@@ -3,7 +3,16 @@ import { lastByte, type Range } from '../base/range.ts';
 import { RangeMap } from '../base/range-map.ts';
 import { RangeSet } from '../base/range-set.ts';
 import { fail, failed, type Failure, type Result } from '../base/result.ts';
-import { big, hex, lowestBit, pageOffset, PAGE_SIZE_N, roundUpPowerOfTwo, U64_MAX } from '../base/u64.ts';
+import {
+  big,
+  hex,
+  lo32,
+  lowestBit,
+  pageOffset,
+  PAGE_SIZE_N,
+  roundUpPowerOfTwo,
+  U64_MAX,
+} from '../base/u64.ts';
 import {
   EADDRINUSE,
   EBUSY,
@@ -59,11 +68,27 @@ export class IoPagetable {
   allowed = new RangeMap<Range>();
   readonly domains: PagingDomain[] = [];
   readonly accesses = new Set<IoptAccess>();
-  iovaAlignment = 1n;
+  #iovaAlignment = 1n;
+  // The same as a mask: an alignment is never more than a page.
+  #alignmentMask = 0;
   disableLargePages = false;
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
+  }
+
+  /** What IOVAs, lengths and offsets of mappings must be multiples of: a power of two, at most a page. */
+  get iovaAlignment(): bigint {
+    return this.#iovaAlignment;
+  }
+
+  #setAlignment(alignment: bigint): void {
+    this.#iovaAlignment = alignment;
+    this.#alignmentMask = lo32(alignment) - 1;
+  }
+
+  #misaligned(value: bigint): boolean {
+    return (lo32(value) & this.#alignmentMask) !== 0;
   }
 
   /** iopt_destroy_table(). */
@@ -83,25 +108,30 @@ export class IoPagetable {
     if (failed(start)) return start;
     const areas = this.#insertAreas(slices, start, prot);
     if (failed(areas)) return areas;
-    const filled: IoptArea[] = [];
-    for (const area of areas) {
-      const rc = fillAreaEverywhere(this, area, area.pages!);
-      if (!failed(rc)) {
-        filled.push(area);
-        continue;
-      }
-      for (const done of filled) this.#unfillEverywhere(done);
-      for (const each of areas) this.#dropArea(each);
-      return rc;
+    if (this.domains.length > 0) {
+      const filled = this.#fillAll(areas);
+      if (failed(filled)) return filled;
     }
     if (this.kernel.trace.active)
       this.kernel.trace.emit({ kind: 'map', iova: start, length, prot, pinned: this.domains.length > 0 });
     return start;
   }
 
+  // iopt_fill_domains_pages(): all of them, or the areas go again.
+  #fillAll(areas: readonly IoptArea[]): Result<void> {
+    for (const [index, area] of areas.entries()) {
+      const rc = fillAreaEverywhere(this, area, area.pages!);
+      if (!failed(rc)) continue;
+      for (const done of areas.slice(0, index)) this.#unfillEverywhere(done);
+      for (const each of areas) this.#dropArea(each);
+      return rc;
+    }
+  }
+
   #placeFor(slices: readonly PagesSlice[], length: bigint, iova: bigint | null): Result<bigint> {
-    for (const _ of slices) if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
-    if (length === 0n || (length & (this.iovaAlignment - 1n)) !== 0n)
+    for (let i = 0; i < slices.length; i++)
+      if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
+    if (length === 0n || this.#misaligned(length))
       return fail(
         EINVAL,
         `length ${hex(length)} is not a multiple of the iova alignment ${hex(this.iovaAlignment)}`,
@@ -136,7 +166,7 @@ export class IoPagetable {
   #newArea(slice: PagesSlice, iova: bigint, prot: number): Result<IoptArea> {
     if ((prot & IOMMU_WRITE) !== 0 && !slice.pages.writable)
       return fail(EPERM, 'the pages are mapped read-only');
-    if ((big(pageOffset(slice.startByte)) & (this.iovaAlignment - 1n)) !== 0n)
+    if (this.#misaligned(slice.startByte))
       return fail(EINVAL, `the source is not aligned to the iova alignment ${hex(this.iovaAlignment)}`);
     const last = lastByte(iova, slice.length);
     if (last === null || lastByte(slice.startByte, slice.length) === null)
@@ -151,7 +181,7 @@ export class IoPagetable {
 
   // iopt_check_iova()
   #checkIova(iova: bigint, length: bigint): Result<void> {
-    if ((iova & (this.iovaAlignment - 1n)) !== 0n)
+    if (this.#misaligned(iova))
       return fail(EINVAL, `iova ${hex(iova)} is not aligned to ${hex(this.iovaAlignment)}`);
     const last = lastByte(iova, length);
     if (last === null) return fail(EOVERFLOW, 'iova + length passes 2^64');
@@ -348,7 +378,7 @@ export class IoPagetable {
       this.reserved.removeOwner(domain);
       return filled;
     }
-    this.iovaAlignment = alignment;
+    this.#setAlignment(alignment);
     this.domains.push(domain);
   }
 
@@ -419,7 +449,7 @@ export class IoPagetable {
       const rc = this.#checkAlignment(alignment);
       if (failed(rc)) return rc;
     }
-    this.iovaAlignment = alignment;
+    this.#setAlignment(alignment);
   }
 
   /** iopt_add_access(). */
@@ -471,9 +501,8 @@ export class IoPagetable {
     if (area.preventAccess) return fail(EBUSY, 'the mapping is being unmapped');
     const pages = area.pages!;
     if (pages.origin.type === 'dma-buf') return fail(EOPNOTSUPP, 'a dma-buf mapping cannot be split');
-    const mask = this.iovaAlignment - 1n;
     const middle = last + 1n;
-    if (((middle | area.byteAt(middle)) & mask) !== 0n)
+    if (this.#misaligned(middle) || this.#misaligned(area.byteAt(middle)))
       return fail(EINVAL, `${hex(middle)} is not aligned to ${hex(this.iovaAlignment)}`);
     if (this.kernel.failpoint() || this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
     if (area.accesses > 0) return fail(EINVAL, 'an in-kernel access holds the mapping');

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compares packages/core/src/abi with Linux's own headers, through a C compiler.
 //
-// run.mjs [--record]
+// run.mjs [--record] [--json FILE]
 //   --record   also writes what the headers say to conformance/data/abi/, which the unit test compares with
 
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
 import { ensureLinux, fetched, headerFlags, headers, RELEASE, repository, source } from '../linux/tree.mjs';
+import { writeReport } from '../report.mjs';
 import { describe, differences } from './describe.mjs';
 import { missing } from './inventory.mjs';
 import { askHeaders } from './probe.mjs';
@@ -34,7 +35,9 @@ async function loadModules() {
   return Object.values(await import(`data:text/javascript;base64,${code}`));
 }
 
-const { values } = parseArgs({ options: { record: { type: 'boolean', default: false } } });
+const { values } = parseArgs({
+  options: { record: { type: 'boolean', default: false }, json: { type: 'string' } },
+});
 ensureLinux();
 const ours = describe(await loadModules());
 const includes = ['<linux/vfio.h>', `"${TEST_HEADER}"`];
@@ -51,4 +54,5 @@ console.log(
   `${Object.keys(ours.structs).length} structs, ${fields} fields and ${Object.keys(ours.constants).length} constants ` +
     `against Linux ${fetched().version}: ${lines.length === 0 ? 'no difference' : `${lines.length} differences`}`,
 );
+writeReport(values.json, { pass: lines.length === 0 ? 1 : 0, fail: lines.length, skip: 0, failures: lines });
 if (lines.length > 0) process.exitCode = 1;

@@ -2,7 +2,7 @@
 // Builds Linux's own iommufd selftests, unmodified, and runs one under viommu.
 //
 // run.mjs [--program iommufd|iommufd_fail_nth] [--static] [--fixtures A,B] [--variants A,B] [--tests A,B]
-//         [--expect pass=N,skip=N] [--timeout SECONDS] [--verbose] [--build-only] [--bare | -- COMMAND ...]
+//         [--expect pass=N,skip=N] [--timeout SECONDS] [--verbose] [--json FILE] [--build-only] [--bare | -- COMMAND ...]
 //
 //   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
 //   --bare runs the program on this machine's kernel.
@@ -11,8 +11,9 @@ import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { repository, source } from '../linux/tree.mjs';
+import { writeReport } from '../report.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
-import { formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
+import { countTests, formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
 
 /** Lines that a failing test may say. */
 const WORDS_MAX = 6;
@@ -38,6 +39,7 @@ function parse() {
         expect: { type: 'string' },
         timeout: { type: 'string', default: '600' },
         verbose: { type: 'boolean', default: false },
+        json: { type: 'string' },
         'build-only': { type: 'boolean', default: false },
         bare: { type: 'boolean', default: false },
       },
@@ -125,4 +127,5 @@ else for (const line of last) console.log(`    ${short(line)}`);
 const lines = regressions(reader, options.expected);
 if (trouble !== null) lines.unshift(`${command.join(' ')}\n  ${trouble}`);
 for (const line of lines) console.error(`REGRESSION: ${line}`);
+writeReport(options.json, countTests(reader));
 if (lines.length > 0) process.exitCode = 1;

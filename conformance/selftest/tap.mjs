@@ -102,3 +102,22 @@ export function regressions(reader, expected) {
   }
   return lines;
 }
+
+/**
+ * The tests of a run counted, also of one that died: what it planned and did not come to has failed.
+ *
+ * @param {TapReader} reader
+ * @returns {import('../report.mjs').Report}
+ */
+export function countTests({ tests, planned }) {
+  const named = (...outcomes) =>
+    tests.filter(({ outcome }) => outcomes.includes(outcome)).map(({ name }) => name);
+  const failures = named('fail', 'xpass');
+  const missing = Math.max(0, (planned ?? 0) - tests.length);
+  return {
+    pass: named('pass', 'xfail').length,
+    fail: failures.length + missing,
+    skip: named('skip').length,
+    failures,
+  };
+}

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
+import { countTests, formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
 
 const OUTPUT = `TAP version 13
 1..5
@@ -67,6 +67,20 @@ describe("the output of Linux's test harness", () => {
     expect(regressions(read(''), {})).toEqual([
       'the program ended after 0 of unknown tests, before its totals',
     ]);
+  });
+});
+
+describe('the tests of a run', () => {
+  const failing = 'iommufd_ioas.mock_domain.ioas_area_auto_destroy';
+
+  test('are counted by their outcome', () => {
+    expect(countTests(read(OUTPUT))).toEqual({ pass: 3, fail: 1, skip: 1, failures: [failing] });
+  });
+
+  test('have failed where the program did not come to them', () => {
+    const died = read(OUTPUT.slice(0, OUTPUT.indexOf('#  RUN           a.b')));
+    expect(countTests(died)).toEqual({ pass: 1, fail: 3, skip: 1, failures: [failing] });
+    expect(countTests(read(''))).toEqual({ pass: 0, fail: 0, skip: 0, failures: [] });
   });
 });
 

@@ -2,7 +2,7 @@
 // Plays ioctl scripts under viommu and compares what every step answered with what a real Linux kernel answered.
 //
 // run.mjs [DIR] [--kernel linux-7.3] [--expected DIR] [--all] [--batch N] [--timeout SECONDS]
-//         [--viommu FILE | --bare]
+//         [--json FILE] [--viommu FILE | --bare]
 //
 //   DIR          has the scripts, in scripts/*.s or *.s; without it conformance/data/transcripts
 //   --expected   has the transcripts, in KERNEL/*.out or *.out; without it DIR. Where a kernel has no transcript of a
@@ -19,6 +19,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { writeReport } from '../report.mjs';
 import { firstDifference, splitTranscripts, transcriptLines } from './compare.mjs';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -44,6 +45,7 @@ function parse() {
         batch: { type: 'string', default: '1000' },
         timeout: { type: 'string', default: '600' },
         viommu: { type: 'string', default: here('../../packages/cli/bin/viommu.js') },
+        json: { type: 'string' },
         bare: { type: 'boolean', default: false },
       },
     });
@@ -139,15 +141,18 @@ for (let at = 0; at < scripts.length; at += options.batch) {
   if (trouble?.startsWith('was stopped')) break;
 }
 
-let different = 0;
+const differing = [];
 scripts.forEach((script, i) => {
   const got = transcripts.get(basename(script)) ?? [];
   const difference = firstDifference(readFileSync(script, 'utf8'), expectations[i], got);
   if (difference === null) return;
-  different++;
-  if (options.all || different <= SHOWN_MAX) show(script, difference);
+  differing.push(basename(script));
+  if (options.all || differing.length <= SHOWN_MAX) show(script, difference);
 });
+const different = differing.length;
 if (!options.all && different > SHOWN_MAX) console.log(`… and ${different - SHOWN_MAX} more (--all)`);
 for (const trouble of troubles) console.log(`${command.join(' ')} ${trouble}`);
-console.log(`${scripts.length - different} of ${scripts.length} identical`);
+const pass = scripts.length - different;
+console.log(`${pass} of ${scripts.length} identical`);
+writeReport(options.json, { pass, fail: different, skip: 0, failures: differing });
 if (different > 0 || troubles.length > 0) process.exitCode = 1;

@@ -11,7 +11,7 @@ export class Command {
   readonly task: Task;
   /** Where the program has the struct. */
   readonly ubuffer: bigint;
-  /** How many bytes the program says it has. */
+  /** How many bytes of the struct the program and this Linux both know: what is answered. */
   readonly userSize: number;
   readonly bytes: Uint8Array;
   /** An object that the dispatcher publishes, or takes back where the request fails. */
@@ -38,8 +38,7 @@ export class Command {
   /** Writes the struct back as it stands in `bytes`. */
   writeBack(): Result<void> {
     if (this.context.kernel.failpoint()) return fail(EFAULT, 'the answer cannot be copied');
-    const length = Math.min(this.userSize, this.bytes.length);
-    if (!this.memory.write(this.ubuffer, this.bytes.subarray(0, length)))
+    if (!this.memory.write(this.ubuffer, this.bytes.subarray(0, this.userSize)))
       return fail(EFAULT, 'the struct of the request cannot be written');
   }
 
@@ -53,6 +52,6 @@ export class Command {
     const fd = this.task.process.install(file, { closeOnExec: true });
     if (typeof fd !== 'number') return fd;
     store(fd);
-    this.memory.write(this.ubuffer, this.bytes.subarray(0, Math.min(this.userSize, this.bytes.length)));
+    this.memory.write(this.ubuffer, this.bytes.subarray(0, this.userSize));
   }
 }

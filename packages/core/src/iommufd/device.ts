@@ -23,6 +23,8 @@ import type { Vdevice } from './viommu.ts';
 /** The input type of GET_HW_INFO came with this Linux, and the ATS capability with this one. */
 const INPUT_TYPE_SINCE = 617;
 const ATS_CAPABILITY_SINCE = 701;
+/** out_max_pasid_log2 was reserved before. */
+const PASID_SINCE = 615;
 /** Zeroes are written to a program's buffer in pieces of this size. */
 const CLEAR_BYTES = 65536;
 
@@ -150,7 +152,8 @@ export function getHwInfo(command: Command): Result<number> {
   cmd.out_data_type = info.type;
   cmd.data_len = info.data.length;
   cmd.out_capabilities = big(capabilities(device, version));
-  cmd.out_max_pasid_log2 = device.maxPasids === 0 ? 0 : 31 - Math.clz32(device.maxPasids);
+  const pasids = version >= PASID_SINCE ? device.maxPasids : 0;
+  cmd.out_max_pasid_log2 = pasids === 0 ? 0 : 31 - Math.clz32(pasids);
   const rc = command.respond(iommu_hw_info, cmd);
   return failed(rc) ? rc : 0;
 }
@@ -171,7 +174,7 @@ function capabilities(device: Device, version: number): number {
   if (device.driver.capable(device, 'dirty-tracking')) bits |= IOMMU_HW_CAP_DIRTY_TRACKING;
   if (version >= ATS_CAPABILITY_SINCE && !device.driver.capable(device, 'pci-ats-supported'))
     bits |= IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED;
-  if (device.maxPasids > 0 && device.pci !== null) {
+  if (version >= PASID_SINCE && device.maxPasids > 0 && device.pci !== null) {
     if (device.pci.pasidExec) bits |= IOMMU_HW_CAP_PCI_PASID_EXEC;
     if (device.pci.pasidPriv) bits |= IOMMU_HW_CAP_PCI_PASID_PRIV;
   }

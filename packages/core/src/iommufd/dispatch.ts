@@ -159,6 +159,21 @@ export const IOCTL_OPS: readonly IoctlOp[] = [
   op('IOMMU_TEST_CMD', IOMMU_TEST_CMD, iommu_test_cmd, 'last', 602, testCommand, TEST_NOTE),
 ];
 
+// What older kernels know of structs that grew since; more than that must be zero for them (E2BIG).
+const OLD_SIZES: Readonly<Record<string, readonly { readonly before: KernelVersion; readonly size: number }[]>> = {
+  IOMMU_HWPT_ALLOC: [
+    { before: 607, size: abi.iommu_hwpt_alloc.endOf('__reserved') },
+    { before: 611, size: abi.iommu_hwpt_alloc.endOf('data_uptr') },
+  ],
+  IOMMU_GET_HW_INFO: [{ before: 607, size: abi.iommu_hw_info.endOf('__reserved') }],
+  IOMMU_VIOMMU_ALLOC: [{ before: 617, size: abi.iommu_viommu_alloc.endOf('out_viommu_id') }],
+};
+
+/** Bytes of the request's struct that Linux `version` knows. */
+export function knownSize(op: IoctlOp, version: KernelVersion): number {
+  return OLD_SIZES[op.name]?.find(({ before }) => version < before)?.size ?? op.layout.size;
+}
+
 /** How far the table reaches; beyond it the VFIO container answers. */
 const NR_FIRST = abi.IOMMUFD_CMD_BASE;
 const NR_LAST = IOC_NR(IOMMU_TEST_CMD);
@@ -232,9 +247,14 @@ function prepare(
       EINVAL,
       `a struct ${found.layout.name} of ${userSize} bytes; at least ${found.minSize} are needed`,
     );
-  const bytes = copyStructFromUser(memory, arg, userSize, found.layout.size);
+  const known = knownSize(found, version);
+  const bytes = copyStructFromUser(memory, arg, userSize, known);
   if (failed(bytes)) return bytes;
-  return new PreparedCommand(found, context, task, arg, userSize, bytes);
+  const answered = Math.min(userSize, known);
+  if (known === found.layout.size) return new PreparedCommand(found, context, task, arg, answered, bytes);
+  const padded = new Uint8Array(found.layout.size);
+  padded.set(bytes);
+  return new PreparedCommand(found, context, task, arg, answered, padded);
 }
 
 function execute(context: IommufdContext, command: PreparedCommand): Result<number> {

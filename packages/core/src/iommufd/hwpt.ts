@@ -24,12 +24,22 @@ import type { Viommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/hw_pagetable.c
 
-const PAGING_FLAGS =
-  IOMMU_HWPT_ALLOC_NEST_PARENT |
-  IOMMU_HWPT_ALLOC_DIRTY_TRACKING |
-  IOMMU_HWPT_FAULT_ID_VALID |
-  IOMMU_HWPT_ALLOC_PASID;
-const NESTED_FLAGS = IOMMU_HWPT_FAULT_ID_VALID | IOMMU_HWPT_ALLOC_PASID;
+/** What may be asked of an HWPT, and since which Linux. */
+const PAGING_FLAGS = [
+  { flag: IOMMU_HWPT_ALLOC_NEST_PARENT, since: 607 },
+  { flag: IOMMU_HWPT_ALLOC_DIRTY_TRACKING, since: 607 },
+  { flag: IOMMU_HWPT_FAULT_ID_VALID, since: 611 },
+  { flag: IOMMU_HWPT_ALLOC_PASID, since: 615 },
+];
+const NESTED_FLAGS = PAGING_FLAGS.filter(
+  ({ flag }) => flag === IOMMU_HWPT_FAULT_ID_VALID || flag === IOMMU_HWPT_ALLOC_PASID,
+);
+
+function unknownFlags(context: IommufdContext, flags: number, known: typeof PAGING_FLAGS): boolean {
+  const { version } = context.shared.profile;
+  const mask = known.reduce((bits, { flag, since }) => (version >= since ? bits | flag : bits), 0);
+  return (flags & ~mask) !== 0;
+}
 
 /** A single call cannot keep the CPU longer (hw_pagetable.c IOMMU_HWPT_INVALIDATE_ENTRY_NUM_MAX). */
 const INVALIDATE_ENTRIES_MAX = 1 << 19;
@@ -130,7 +140,7 @@ export function allocHwptPaging(
   data: UserData | null,
 ): Result<HwptPaging> {
   const { device } = idev;
-  if ((flags & ~PAGING_FLAGS) !== 0) return fail(EOPNOTSUPP, 'unknown flags');
+  if (unknownFlags(context, flags, PAGING_FLAGS)) return fail(EOPNOTSUPP, 'unknown flags');
   if ((flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING) !== 0 && !device.driver.capable(device, 'dirty-tracking'))
     return fail(EOPNOTSUPP, `${device.name} cannot track dirty pages`);
   if ((flags & IOMMU_HWPT_FAULT_ID_VALID) !== 0 && (flags & IOMMU_HWPT_ALLOC_NEST_PARENT) !== 0)
@@ -194,7 +204,7 @@ function allocHwptNested(
 ): Result<HwptNested> {
   const { device } = idev;
   const { driver } = device;
-  if ((flags & ~NESTED_FLAGS) !== 0 || data.len === 0 || driver.domainAllocNested === undefined)
+  if (unknownFlags(command.context, flags, NESTED_FLAGS) || data.len === 0 || driver.domainAllocNested === undefined)
     return fail(EOPNOTSUPP, 'unknown flags, no data, or a driver without nested domains');
   if (parent.autoDomain || !parent.nestParent || parent.domain!.owner !== driver)
     return fail(EINVAL, `HWPT ${parent.id} is not a nest parent of this driver`);
@@ -216,7 +226,7 @@ function allocViommuNested(
   flags: number,
   data: UserData,
 ): Result<HwptNested> {
-  if ((flags & ~NESTED_FLAGS) !== 0) return fail(EOPNOTSUPP, 'unknown flags');
+  if (unknownFlags(command.context, flags, NESTED_FLAGS)) return fail(EOPNOTSUPP, 'unknown flags');
   if (data.len === 0) return fail(EOPNOTSUPP, 'a nested domain needs data');
   const { driver } = viommu;
   if (driver.allocDomainNested === undefined) return fail(EOPNOTSUPP, 'this viommu has no nested domains');

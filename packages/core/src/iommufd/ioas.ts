@@ -45,6 +45,8 @@ import { allocPages, allocUserPages, type IoptPages } from './pages.ts';
 const MAP_FLAGS = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE;
 /** struct pfn_batch counts the pages of a dma-buf in 32 bits. */
 const DMA_BUF_PAGES_MAX = 0xffff_ffffn;
+/** Before this Linux a dma-buf was a file like others, and no memfd. */
+const DMA_BUF_SINCE = 619;
 
 /** An I/O address space: struct iommufd_ioas. */
 export class Ioas extends IommufdObject {
@@ -242,7 +244,7 @@ function allocFilePages(
   const startByte = pageOffset(start);
   const file = command.task.process.file(fd | 0);
   if (file === null) return fail(EBADF, `descriptor ${fd | 0} is not open`);
-  if (file instanceof DmaBuf) {
+  if (file instanceof DmaBuf && shared.profile.version >= DMA_BUF_SINCE) {
     if (big(file.size) <= start + length - 1n || length / 4096n >= DMA_BUF_PAGES_MAX)
       return fail(EINVAL, 'the range reaches beyond the end of the dma-buf');
     const origin = { type: 'dma-buf', buffer: file, start: start - big(startByte) } as const;

@@ -7,6 +7,7 @@ import type { MockIommu } from '../../iommu/mock/driver.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext, SelftestCommands } from '../context.ts';
 import { getIoas } from '../ioas.ts';
+import type { KernelVersion } from '../profile.ts';
 import { accessPages, accessReplaceIoas, accessRw, createAccessFile, destroyAccessPages } from './access.ts';
 import { checkDeviceCache, checkIotlb, checkMap, checkRefs } from './checks.ts';
 import {
@@ -53,6 +54,22 @@ const OPERATIONS: Readonly<Record<number, Operation>> = {
   [test.IOMMU_TEST_OP_DMABUF_REVOKE]: dmabufRevoke,
 };
 
+// The Linux that an operation came with; those that are not named are as old as iommufd.
+const SINCE: Readonly<Record<number, KernelVersion>> = {
+  [test.IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS]: 607,
+  [test.IOMMU_TEST_OP_DIRTY]: 607,
+  [test.IOMMU_TEST_OP_MD_CHECK_IOTLB]: 608,
+  [test.IOMMU_TEST_OP_TRIGGER_IOPF]: 611,
+  [test.IOMMU_TEST_OP_DEV_CHECK_CACHE]: 613,
+  [test.IOMMU_TEST_OP_TRIGGER_VEVENT]: 615,
+  [test.IOMMU_TEST_OP_PASID_ATTACH]: 615,
+  [test.IOMMU_TEST_OP_PASID_REPLACE]: 615,
+  [test.IOMMU_TEST_OP_PASID_DETACH]: 615,
+  [test.IOMMU_TEST_OP_PASID_CHECK_HWPT]: 615,
+  [test.IOMMU_TEST_OP_DMABUF_GET]: 619,
+  [test.IOMMU_TEST_OP_DMABUF_REVOKE]: 619,
+};
+
 /** IOMMU_TEST_CMD on the mock IOMMU of a machine. */
 export class Selftest implements SelftestCommands {
   readonly #iommu: MockIommu;
@@ -64,7 +81,7 @@ export class Selftest implements SelftestCommands {
   execute(command: Command): Result<number> {
     const { op } = test.iommu_test_cmd.read(command.bytes);
     const operation = OPERATIONS[op];
-    return operation === undefined
+    return operation === undefined || command.context.shared.profile.version < (SINCE[op] ?? 0)
       ? fail(EOPNOTSUPP, `there is no test operation ${op}`)
       : operation(command, this.#iommu);
   }

@@ -4,7 +4,7 @@ export default defineConfig({
   resolve: { conditions: ['viommu-source'] },
   ssr: { resolve: { conditions: ['viommu-source'] } },
   test: {
-    include: ['packages/*/src/**/*.test.ts', 'conformance/**/*.test.ts', 'scripts/**/*.test.ts'],
+    include: ['packages/*/src/**/*.test.ts', '{conformance,examples,scripts}/**/*.test.ts'],
     testTimeout: 120_000,
   },
 });

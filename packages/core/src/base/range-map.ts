@@ -116,6 +116,10 @@ export class RangeMap<V extends Entry> {
   private readonly taken: number[] = [];
   private leaf = this.root;
   private at = 0;
+  // Its key, while nothing has changed since: an insert usually follows a look at the same place.
+  private fresh = false;
+  private lastHi = 0;
+  private lastLo = 0;
   // Where the last value that was handed out stood. A slot that still holds the same value is still its place, since
   // slots out of use are null.
   private hintLeaf = this.root;
@@ -139,12 +143,14 @@ export class RangeMap<V extends Entry> {
     const { leaf, at } = this;
     if (leaf.count < CAPACITY) leaf.put(at, hi, lo, value, null);
     else this.splitLeaf(leaf, at, hi, lo, value);
+    this.fresh = false;
     this.count++;
   }
 
   /** Removes a value, which must be here. */
   delete(value: V): void {
     const { hintLeaf, hintAt } = this;
+    this.fresh = false;
     if (hintLeaf.values[hintAt] === value && hintLeaf.count > MERGE_BELOW) {
       hintLeaf.remove(hintAt);
       this.count--;
@@ -156,6 +162,7 @@ export class RangeMap<V extends Entry> {
       at >= 0 && this.leaf.values[at]!.start === value.start,
       'the range to delete is not in the RangeMap',
     );
+    this.fresh = false;
     this.leaf.remove(at);
     this.count--;
     if (this.leaf.count < MERGE_BELOW && this.height > 0) this.shrink();
@@ -216,6 +223,7 @@ export class RangeMap<V extends Entry> {
     this.taken.length = 0;
     this.height = 0;
     this.count = 0;
+    this.fresh = false;
   }
 
   /** Sets `leaf` and `at` to the first key above `key`, and leaves the halves of `key` in `halves`. */
@@ -223,6 +231,10 @@ export class RangeMap<V extends Entry> {
     word[0] = key;
     const hi = halves[HI]! ^ SIGN;
     const lo = halves[LO]! ^ SIGN;
+    if (this.fresh && hi === this.lastHi && lo === this.lastLo) return;
+    this.fresh = true;
+    this.lastHi = hi;
+    this.lastLo = lo;
     let node = this.root;
     for (let level = 0; level < this.height; level++) {
       const index = node.upperBound(1, hi, lo) - 1;

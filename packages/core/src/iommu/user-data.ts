@@ -77,10 +77,14 @@ export function copyUserData(
   ksize: number,
   minLen: number,
 ): Result<Uint8Array> {
+  const checked = checkUserData(data, type, ksize, minLen);
+  return failed(checked) ? checked : copyStructFromUser(memory, data.uptr, data.len, ksize);
+}
+
+function checkUserData(data: UserData, type: number, ksize: number, minLen: number): Result<void> {
   if (data.type !== type) return fail(EINVAL, `data type ${data.type} where ${type} is expected`);
   if (data.len < minLen || ksize < data.len)
     return fail(EINVAL, `data of ${data.len} bytes, not ${minLen} to ${ksize}`);
-  return copyStructFromUser(memory, data.uptr, data.len, ksize);
 }
 
 /** iommu_copy_struct_to_user(). */
@@ -97,18 +101,50 @@ export function copyToUserData(
     return fail(EFAULT, 'the data cannot be written');
 }
 
-/** iommu_copy_struct_from_user_array(): entry `index`. */
-export function copyUserArrayEntry(
-  memory: AddressSpace,
-  array: UserDataArray,
-  type: number,
-  index: number,
-  ksize: number,
-  minLen: number,
-): Result<Uint8Array> {
-  if (array.entryNum === 0 || index >= array.entryNum) return fail(EINVAL, 'no such entry');
-  const uptr = BigInt.asUintN(64, array.uptr + BigInt(array.entryLen) * BigInt(index));
-  return copyUserData(memory, { type: array.type, uptr, len: array.entryLen }, type, ksize, minLen);
+/** How many bytes of an array are read at a time. */
+const ARRAY_BLOCK_BYTES = 65536;
+
+/** The entries of an array one after another: iommu_copy_struct_from_user_array(), with fewer copies. */
+export class UserArrayReader {
+  readonly #memory: AddressSpace;
+  readonly #array: UserDataArray;
+  readonly #ksize: number;
+  readonly #check: Result<void>;
+  #block = new Uint8Array(0);
+  #blockFirst = 0;
+
+  /** Entries have `ksize` bytes in the answer; `minLen` is the end of the struct's first published form. */
+  constructor(memory: AddressSpace, array: UserDataArray, type: number, ksize: number, minLen: number) {
+    this.#memory = memory;
+    this.#array = { ...array };
+    this.#ksize = ksize;
+    this.#check = checkUserData(
+      { type: array.type, uptr: array.uptr, len: array.entryLen },
+      type,
+      ksize,
+      minLen,
+    );
+  }
+
+  /** Entry `index`; the bytes hold until the next call. */
+  entry(index: number): Result<Uint8Array> {
+    if (failed(this.#check)) return this.#check;
+    const { entryLen, entryNum } = this.#array;
+    const at = (index - this.#blockFirst) * entryLen;
+    if (at >= 0 && at < this.#block.length) return this.#block.subarray(at, at + entryLen);
+    const uptr = BigInt.asUintN(64, this.#array.uptr + BigInt(entryLen) * BigInt(index));
+    if (entryLen === this.#ksize) {
+      const entries = Math.min(entryNum - index, Math.floor(ARRAY_BLOCK_BYTES / entryLen));
+      const block = new Uint8Array(entries * entryLen);
+      if (this.#memory.read(uptr, block)) {
+        this.#block = block;
+        this.#blockFirst = index;
+        return block.subarray(0, entryLen);
+      }
+    }
+    // A shorter struct, or the last entries before memory ends.
+    return copyStructFromUser(this.#memory, uptr, entryLen, this.#ksize);
+  }
 }
 
 /** iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer. */

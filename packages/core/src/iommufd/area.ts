@@ -27,7 +27,7 @@ export class IoptArea implements PagesHolder {
     this.last = last;
     this.prot = prot;
     this.firstIndex = pageNumber(startByte);
-    this.lastIndex = pageNumber(startByte + (last - start));
+    this.lastIndex = pageNumber(last - start + startByte);
     this.pageOffset = pageOffset(startByte);
   }
 

@@ -160,7 +160,9 @@ export const IOCTL_OPS: readonly IoctlOp[] = [
 ];
 
 // What older kernels know of structs that grew since; more than that must be zero for them (E2BIG).
-const OLD_SIZES: Readonly<Record<string, readonly { readonly before: KernelVersion; readonly size: number }[]>> = {
+const OLD_SIZES: Readonly<
+  Record<string, readonly { readonly before: KernelVersion; readonly size: number }[]>
+> = {
   IOMMU_HWPT_ALLOC: [
     { before: 607, size: abi.iommu_hwpt_alloc.endOf('__reserved') },
     { before: 611, size: abi.iommu_hwpt_alloc.endOf('data_uptr') },

@@ -204,7 +204,11 @@ function allocHwptNested(
 ): Result<HwptNested> {
   const { device } = idev;
   const { driver } = device;
-  if (unknownFlags(command.context, flags, NESTED_FLAGS) || data.len === 0 || driver.domainAllocNested === undefined)
+  if (
+    unknownFlags(command.context, flags, NESTED_FLAGS) ||
+    data.len === 0 ||
+    driver.domainAllocNested === undefined
+  )
     return fail(EOPNOTSUPP, 'unknown flags, no data, or a driver without nested domains');
   if (parent.autoDomain || !parent.nestParent || parent.domain!.owner !== driver)
     return fail(EINVAL, `HWPT ${parent.id} is not a nest parent of this driver`);

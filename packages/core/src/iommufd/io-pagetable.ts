@@ -100,78 +100,97 @@ export class IoPagetable {
   // ---- mapping ----
 
   /**
-   * Maps slices of pages one after another at `iova`, or where room is where that is null: iopt_map_pages(). The
-   * references to the pages move in. Answers the IOVA.
+   * Maps `length` bytes from byte `startByte` of `pages` on at `iova`, or where room is where that is null:
+   * iopt_map_common(). The reference to the pages moves in. Answers the IOVA.
    */
-  mapPages(slices: readonly PagesSlice[], length: bigint, iova: bigint | null, prot: number): Result<bigint> {
-    const start = this.#placeFor(slices, length, iova);
+  map(
+    pages: IoptPages,
+    startByte: bigint,
+    length: bigint,
+    iova: bigint | null,
+    prot: number,
+  ): Result<bigint> {
+    if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
+    const start = this.#placeFor(pages, startByte, length, iova);
     if (failed(start)) return start;
-    const areas = this.#insertAreas(slices, start, prot);
-    if (failed(areas)) return areas;
+    const area = this.#insertArea(pages, startByte, length, start, prot);
+    if (failed(area)) return area;
+    return this.#fillAll([area], start, length, prot);
+  }
+
+  /** Maps slices of pages one after another: iopt_map_pages(). The references to the pages move in. */
+  mapSlices(
+    slices: readonly PagesSlice[],
+    length: bigint,
+    iova: bigint | null,
+    prot: number,
+  ): Result<bigint> {
+    for (let i = 0; i < slices.length; i++)
+      if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
+    const first = slices[0]!;
+    const start = this.#placeFor(first.pages, first.startByte, length, iova);
+    if (failed(start)) return start;
+    const areas: IoptArea[] = [];
+    let at = start;
+    for (const slice of slices) {
+      const area = this.#insertArea(slice.pages, slice.startByte, slice.length, at, prot);
+      if (failed(area)) {
+        for (const each of areas) this.#dropArea(each);
+        return area;
+      }
+      areas.push(area);
+      at += slice.length;
+    }
+    return this.#fillAll(areas, start, length, prot);
+  }
+
+  // iopt_fill_domains_pages(): new areas into all domains, or the areas go again.
+  #fillAll(areas: readonly IoptArea[], start: bigint, length: bigint, prot: number): Result<bigint> {
     if (this.domains.length > 0) {
-      const filled = this.#fillAll(areas);
-      if (failed(filled)) return filled;
+      for (const [index, area] of areas.entries()) {
+        const rc = fillAreaEverywhere(this, area, area.pages!);
+        if (!failed(rc)) continue;
+        for (const done of areas.slice(0, index)) this.#unfillEverywhere(done);
+        for (const each of areas) this.#dropArea(each);
+        return rc;
+      }
     }
     if (this.kernel.trace.active)
       this.kernel.trace.emit({ kind: 'map', iova: start, length, prot, pinned: this.domains.length > 0 });
     return start;
   }
 
-  // iopt_fill_domains_pages(): all of them, or the areas go again.
-  #fillAll(areas: readonly IoptArea[]): Result<void> {
-    for (const [index, area] of areas.entries()) {
-      const rc = fillAreaEverywhere(this, area, area.pages!);
-      if (!failed(rc)) continue;
-      for (const done of areas.slice(0, index)) this.#unfillEverywhere(done);
-      for (const each of areas) this.#dropArea(each);
-      return rc;
-    }
-  }
-
-  #placeFor(slices: readonly PagesSlice[], length: bigint, iova: bigint | null): Result<bigint> {
-    for (let i = 0; i < slices.length; i++)
-      if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for an area');
+  #placeFor(pages: IoptPages, startByte: bigint, length: bigint, iova: bigint | null): Result<bigint> {
     if (length === 0n || this.#misaligned(length))
       return fail(
         EINVAL,
         `length ${hex(length)} is not a multiple of the iova alignment ${hex(this.iovaAlignment)}`,
       );
     if (iova !== null) {
-      const checked = this.#checkIova(iova, length);
-      return failed(checked) ? checked : iova;
+      const refused = this.#checkIova(iova, length);
+      return refused ?? iova;
     }
-    const first = slices[0]!;
-    const origin = first.pages.origin;
-    return this.#allocIova(first.startByte + (origin.type === 'user' ? origin.va : origin.start), length);
-  }
-
-  #insertAreas(slices: readonly PagesSlice[], start: bigint, prot: number): Result<IoptArea[]> {
-    const areas: IoptArea[] = [];
-    let at = start;
-    for (const slice of slices) {
-      const area = this.#newArea(slice, at, prot);
-      if (failed(area)) {
-        for (const each of areas) this.#dropArea(each);
-        return area;
-      }
-      area.pages = slice.pages;
-      this.areas.insert(area);
-      areas.push(area);
-      at += slice.length;
-    }
-    return areas;
+    const { origin } = pages;
+    return this.#allocIova(startByte + (origin.type === 'user' ? origin.va : origin.start), length);
   }
 
   // iopt_insert_area()
-  #newArea(slice: PagesSlice, iova: bigint, prot: number): Result<IoptArea> {
-    if ((prot & IOMMU_WRITE) !== 0 && !slice.pages.writable)
-      return fail(EPERM, 'the pages are mapped read-only');
-    if (this.#misaligned(slice.startByte))
+  #insertArea(
+    pages: IoptPages,
+    startByte: bigint,
+    length: bigint,
+    iova: bigint,
+    prot: number,
+  ): Result<IoptArea> {
+    if ((prot & IOMMU_WRITE) !== 0 && !pages.writable) return fail(EPERM, 'the pages are mapped read-only');
+    if (this.#misaligned(startByte))
       return fail(EINVAL, `the source is not aligned to the iova alignment ${hex(this.iovaAlignment)}`);
-    const last = lastByte(iova, slice.length);
-    if (last === null || lastByte(slice.startByte, slice.length) === null)
-      return fail(EOVERFLOW, 'the range passes 2^64');
-    return new IoptArea(iova, last, slice.startByte, prot);
+    const last = lastByte(iova, length);
+    if (last === null) return fail(EOVERFLOW, 'the range passes 2^64');
+    const area = new IoptArea(iova, last, startByte, prot);
+    area.pages = pages;
+    this.areas.insert(area);
+    return area;
   }
 
   #dropArea(area: IoptArea): void {
@@ -180,7 +199,7 @@ export class IoPagetable {
   }
 
   // iopt_check_iova()
-  #checkIova(iova: bigint, length: bigint): Result<void> {
+  #checkIova(iova: bigint, length: bigint): Failure | null {
     if (this.#misaligned(iova))
       return fail(EINVAL, `iova ${hex(iova)} is not aligned to ${hex(this.iovaAlignment)}`);
     const last = lastByte(iova, length);
@@ -192,8 +211,8 @@ export class IoPagetable {
         `iova ${hex(iova)} meets the reserved range ${hex(reserved.start)}-${hex(reserved.last)}`,
       );
     const area = this.areas.first(iova, last);
-    if (area !== null)
-      return fail(EEXIST, `iova ${hex(iova)} meets the mapping ${hex(area.start)}-${hex(area.last)}`);
+    if (area === null) return null;
+    return fail(EEXIST, `iova ${hex(iova)} meets the mapping ${hex(area.start)}-${hex(area.last)}`);
   }
 
   // iopt_alloc_iova(): the lowest hole that keeps the source's alignment; never IOVA 0.

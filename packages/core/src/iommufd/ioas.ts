@@ -167,7 +167,7 @@ export function mapPages(
 ): Result<bigint> {
   if (context.accountMode === ACCOUNT_MM && pages.accountMode === ACCOUNT_USER)
     pages.accountMode = ACCOUNT_MM;
-  const mapped = ioas.iopt.mapPages([{ pages, startByte: big(startByte), length }], length, iova, prot);
+  const mapped = ioas.iopt.map(pages, big(startByte), length, iova, prot);
   if (failed(mapped)) pages.put();
   return mapped;
 }
@@ -299,7 +299,7 @@ export function ioasCopy(command: Command): Result<number> {
     return target;
   }
   const iova = (cmd.flags & IOMMU_IOAS_MAP_FIXED_IOVA) !== 0 ? cmd.dst_iova : null;
-  const mapped = target.iopt.mapPages(slices, cmd.length, iova, toProt(cmd.flags));
+  const mapped = target.iopt.mapSlices(slices, cmd.length, iova, toProt(cmd.flags));
   if (failed(mapped)) {
     putAll();
     return mapped;

@@ -34,6 +34,9 @@ interface Segment {
   backingPage: number;
 }
 
+/** What rounds up to whole pages without passing 2^64. */
+const LENGTH_MAX = U64_MAX - PAGE_SIZE_N;
+
 const NOBODY: readonly PagesHolder[] = [];
 const NOTHING: readonly never[] = [];
 
@@ -70,7 +73,7 @@ export class IoptPages implements DmaBufImporter {
     this.#kernel = kernel;
     this.#locked = locked;
     this.origin = origin;
-    this.npages = pageNumber(length + big(startByte) + PAGE_SIZE_N - 1n);
+    this.npages = pageNumber(length) + Math.ceil((pageOffset(length) + startByte) / PAGE_SIZE);
     this.writable = writable;
     this.source = kernel.current.process;
     this.accountMode =
@@ -331,8 +334,9 @@ export function allocUserPages(
   writable: boolean,
 ): Result<IoptPages> {
   if (uptr + length > U64_MAX) return fail(EOVERFLOW, 'user_va + length passes 2^64');
-  const down = uptr & ~(PAGE_SIZE_N - 1n);
-  return allocPages(kernel, locked, { type: 'user', va: down }, pageOffset(uptr), length, writable);
+  const inPage = pageOffset(uptr);
+  const va = inPage === 0 ? uptr : uptr - big(inPage);
+  return allocPages(kernel, locked, { type: 'user', va }, inPage, length, writable);
 }
 
 /** iopt_alloc_pages(). */
@@ -344,7 +348,7 @@ export function allocPages(
   length: bigint,
   writable: boolean,
 ): Result<IoptPages> {
-  if (length > U64_MAX - PAGE_SIZE_N || length === 0n) return fail(EINVAL, 'length is zero or near 2^64');
+  if (length > LENGTH_MAX || length === 0n) return fail(EINVAL, 'length is zero or near 2^64');
   if (kernel.failpoint()) return fail(ENOMEM, 'no memory for the pages');
   return new IoptPages(kernel, locked, origin, startByte, length, writable);
 }

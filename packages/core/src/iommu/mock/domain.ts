@@ -16,7 +16,7 @@ import type { AddressSpace } from '../../memory/process.ts';
 import { MockPageTable } from '../../pagetable/mock.ts';
 import type { Device, DirtyOps, DirtyRecorder, IommuDomain, IommuDriver, PagingDomain } from '../driver.ts';
 import type { IopfGroup } from '../iopf.ts';
-import { copyUserArrayEntry, type UserDataArray } from '../user-data.ts';
+import { UserArrayReader, type UserDataArray } from '../user-data.ts';
 import { attachMockDevice, setMockDevicePasid } from './device.ts';
 import type { MockViommu } from './viommu.ts';
 
@@ -123,8 +123,9 @@ export class MockNestedDomain extends MockDomain {
     }
     const { size } = iommu_hwpt_invalidate_selftest;
     const minLen = iommu_hwpt_invalidate_selftest.endOf('iotlb_id');
+    const entries = new UserArrayReader(memory, array, type, size, minLen);
     for (let i = 0; i < total; i++) {
-      const bytes = copyUserArrayEntry(memory, array, type, i, size, minLen);
+      const bytes = entries.entry(i);
       const rc = failed(bytes) ? bytes : this.#invalidate(bytes);
       if (!failed(rc)) continue;
       array.entryNum = i;

@@ -1,3 +1,4 @@
+import { LowestFree } from '../base/lowest-free.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import { big } from '../base/u64.ts';
 import { EFAULT, EINVAL, ENOMEM, EOPNOTSUPP } from '../abi/errno.ts';
@@ -27,6 +28,7 @@ export class FaultQueue extends IommufdObject {
   readonly deliverable: IopfGroup[] = [];
   /** Groups that were read and wait for their answer, by cookie. */
   readonly #unanswered = new Map<number, IopfGroup>();
+  readonly #cookies = new LowestFree(1);
 
   constructor(context: IommufdContext) {
     super();
@@ -49,7 +51,7 @@ export class FaultQueue extends IommufdObject {
     }
     for (const [cookie, group] of this.#unanswered) {
       if (group.handle !== handle) continue;
-      this.#unanswered.delete(cookie);
+      this.takeUnanswered(cookie);
       group.respond(IOMMU_PAGE_RESP_INVALID);
     }
     this.file.onReadableChange?.();
@@ -57,16 +59,14 @@ export class FaultQueue extends IommufdObject {
 
   /** Gives a group that is being read its cookie: the lowest free number from 1 on. */
   expectAnswer(group: IopfGroup): void {
-    let cookie = 1;
-    while (this.#unanswered.has(cookie)) cookie++;
-    group.cookie = cookie;
-    this.#unanswered.set(cookie, group);
+    group.cookie = this.#cookies.take();
+    this.#unanswered.set(group.cookie, group);
   }
 
   /** Takes back {@link expectAnswer}, or ends the wait with an answer. Null where nobody waits for it. */
   takeUnanswered(cookie: number): IopfGroup | null {
     const group = this.#unanswered.get(cookie) ?? null;
-    this.#unanswered.delete(cookie);
+    if (this.#unanswered.delete(cookie)) this.#cookies.give(cookie);
     return group;
   }
 

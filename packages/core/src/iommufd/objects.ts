@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.ts';
+import { LowestFree } from '../base/lowest-free.ts';
 import { fail, type Result } from '../base/result.ts';
 import { EBUSY, ENOENT, ENOMEM } from '../abi/errno.ts';
 import type { Kernel } from '../iommu/driver.ts';
@@ -41,9 +42,7 @@ export class ObjectTable {
   readonly #objects = new Map<number, IommufdObject>();
   /** Ids that are taken without a published object: being made, or tombstones. */
   readonly #reserved = new Set<number>();
-  /** Freed ids below #next, as a binary min-heap. */
-  readonly #free: number[] = [];
-  #next = 1;
+  readonly #ids = new LowestFree(1);
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel;
@@ -68,7 +67,7 @@ export class ObjectTable {
   allocate<T extends IommufdObject>(object: T): Result<T> {
     if (this.#kernel.failpoint()) return fail(ENOMEM, `no memory for an object of type ${object.type}`);
     if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory for an object id');
-    object.id = this.#takeId();
+    object.id = this.#ids.take();
     this.#reserved.add(object.id);
     return object;
   }
@@ -84,7 +83,7 @@ export class ObjectTable {
   /** Gives up an object that was not published: iommufd_object_abort(). */
   abort(object: IommufdObject): void {
     assert(this.#reserved.delete(object.id), 'only an unpublished object is aborted');
-    this.#giveId(object.id);
+    this.#ids.give(object.id);
   }
 
   /** The published object `id`, if it is of one of `types`: iommufd_get_object(). */
@@ -138,9 +137,8 @@ export class ObjectTable {
       }
       assert(destroyed > 0, 'the objects of a closed file hold each other');
     }
+    for (const id of this.#reserved) this.#ids.give(id);
     this.#reserved.clear();
-    this.#free.length = 0;
-    this.#next = 1;
   }
 
   #destroy(object: IommufdObject, tombstone: boolean): void {
@@ -149,40 +147,7 @@ export class ObjectTable {
     if (this.#kernel.trace.active)
       this.#kernel.trace.emit({ kind: 'object', id: object.id, type: object.type, state: 'destroyed' });
     if (tombstone) this.#reserved.add(object.id);
-    else this.#giveId(object.id);
+    else this.#ids.give(object.id);
     object.destroy();
-  }
-
-  #takeId(): number {
-    const heap = this.#free;
-    const lowest = heap[0];
-    if (lowest === undefined) return this.#next++;
-    const last = heap.pop()!;
-    if (heap.length > 0) {
-      let at = 0;
-      for (;;) {
-        let child = 2 * at + 1;
-        if (child >= heap.length) break;
-        if (child + 1 < heap.length && heap[child + 1]! < heap[child]!) child++;
-        if (heap[child]! >= last) break;
-        heap[at] = heap[child]!;
-        at = child;
-      }
-      heap[at] = last;
-    }
-    return lowest;
-  }
-
-  #giveId(id: number): void {
-    const heap = this.#free;
-    let at = heap.length;
-    heap.push(id);
-    while (at > 0) {
-      const parent = (at - 1) >> 1;
-      if (heap[parent]! <= id) break;
-      heap[at] = heap[parent]!;
-      at = parent;
-    }
-    heap[at] = id;
   }
 }

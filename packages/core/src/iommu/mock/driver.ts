@@ -1,3 +1,4 @@
+import { LowestFree } from '../../base/lowest-free.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EINVAL, ENOMEM, EOPNOTSUPP } from '../../abi/errno.ts';
 import {
@@ -49,7 +50,7 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
   readonly blockedDomain = new MockBlockedDomain(null);
   readonly userPasidTable = true;
   /** Ids of devices that exist: mock_dev_ida. */
-  readonly #deviceIds = new Set<number>();
+  readonly #deviceIds = new LowestFree(0);
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
@@ -59,14 +60,11 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
   createDevice(flags: number): Result<MockDevice> {
     if ((flags & ~DEVICE_FLAGS) !== 0) return fail(EINVAL, 'unknown device flags');
     if (this.kernel.failpoint() || this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the device');
-    let id = 0;
-    while (this.#deviceIds.has(id)) id++;
-    this.#deviceIds.add(id);
-    return new MockDevice(this.kernel, this, id, flags);
+    return new MockDevice(this.kernel, this, this.#deviceIds.take(), flags);
   }
 
   destroyDevice(device: MockDevice): void {
-    this.#deviceIds.delete(device.id);
+    this.#deviceIds.give(device.id);
   }
 
   capable(device: Device, capability: IommuCapability): boolean {

@@ -15,6 +15,8 @@ import { Trace } from '../trace/trace.ts';
 export interface KernelOptions {
   /** Which Linux answers; the newest known where it is left out. */
   readonly profile?: Profile;
+  /** Whether the kernel's mock IOMMU is there; it is where this is left out. */
+  readonly mock?: boolean;
   readonly trace?: Trace;
 }
 
@@ -36,7 +38,7 @@ export class Kernel implements KernelEnvironment {
       kernel: this,
       locked: this.locked,
       profile: this.profile,
-      selftest: new Selftest(this.mock),
+      selftest: (options.mock ?? true) ? new Selftest(this.mock) : null,
     };
   }
 

@@ -20,7 +20,12 @@ export function splitTranscripts(output) {
   return transcripts;
 }
 
-/** The lines of a recorded transcript, with or without the `==` line. */
+/**
+ * The lines of a recorded transcript, with or without the `==` line.
+ *
+ * @param {string} text
+ * @returns {string[]}
+ */
 export function transcriptLines(text) {
   return text.split('\n').filter((line) => line !== '' && !line.startsWith('== '));
 }

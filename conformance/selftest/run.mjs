@@ -13,6 +13,7 @@ import { parseArgs } from 'node:util';
 import { repository, source } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
+import { reserveHugePages } from './hugepages.mjs';
 import { countTests, formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
 
 /** Lines that a failing test may say. */
@@ -111,8 +112,9 @@ if (options['build-only']) process.exit(0);
 const reader = new TapReader();
 const last = [];
 const command = commandOf(options);
+const giveBack = reserveHugePages();
 const started = performance.now();
-const trouble = await play(command, options, reader, last);
+const trouble = await play(command, options, reader, last).finally(giveBack);
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
 if (terminal && !options.verbose) process.stderr.write('\r\x1b[K');
 

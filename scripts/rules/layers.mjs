@@ -41,12 +41,13 @@ function place(file) {
  *
  * @param {string} file from the repository's root, with slashes
  * @param {string} specifier
+ * @param {Record<string, string[]>} [dependencies] what each package of this repository declares; any will do without it
  * @returns {string | null}
  */
-export function importProblem(file, specifier) {
+export function importProblem(file, specifier, dependencies) {
   const from = place(file);
   if (from === null) return null;
-  if (!specifier.startsWith('.')) return packageProblem(from, file, specifier);
+  if (!specifier.startsWith('.')) return packageProblem(from, file, specifier, dependencies);
   const target = posix.join(posix.dirname(file), specifier);
   const to = place(target);
   if (to === null || to.package !== from.package) {
@@ -60,7 +61,7 @@ export function importProblem(file, specifier) {
   return isTest(file) ? null : (layerProblem(from.rest, to.rest) ?? ruleProblem(from.rest, to.rest));
 }
 
-function packageProblem(from, file, specifier) {
+function packageProblem(from, file, specifier, dependencies) {
   const own = /^@viommu\/([^/]+)(\/.*)?$/.exec(specifier);
   if (own !== null) {
     const [, name, path] = own;
@@ -71,12 +72,20 @@ function packageProblem(from, file, specifier) {
     }
     return path === undefined ? `${specifier} names no file; write '@viommu/${name}/<path>'` : null;
   }
-  if (from.package !== 'core') return null;
   if (isTest(file) && TEST_LIBRARIES.includes(specifier)) return null;
-  const right = specifier.startsWith('node:')
-    ? 'core runs in the browser too: what it needs from outside is handed in, and packages/host does it'
-    : 'core has no dependencies';
-  return `core may not import ${specifier}; ${right}`;
+  if (from.package === 'core') {
+    if (specifier.startsWith('node:')) {
+      return `core may not import ${specifier}; it runs in the browser too: what it needs from outside is handed in, and packages/host does it`;
+    }
+    if (!from.rest.startsWith('machine/')) {
+      return `core may not import ${specifier}; below machine it has no dependencies`;
+    }
+  }
+  const [scope, name] = specifier.split('/');
+  const library = scope.startsWith('@') ? `${scope}/${name}` : scope;
+  if (specifier.startsWith('node:') || (dependencies?.[from.package] ?? [library]).includes(library))
+    return null;
+  return `${library} is no dependency of packages/${from.package}; its package.json must have it, or the import must go`;
 }
 
 function layerProblem(from, to) {

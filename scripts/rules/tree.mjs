@@ -37,15 +37,33 @@ function registryHosts() {
   return [...new Set(hosts)].filter((host) => host.includes('.') && !/^[\d.]+$/.test(host));
 }
 
-/** The problems of one file's text. */
-export function checkFile(file, text, hosts = []) {
+/** What the packages below `root` depend on, by the name of their directory. */
+function declaredDependencies(root) {
+  const declared = {};
+  for (const name of readdirSync(`${root}/packages`)) {
+    const file = `${root}/packages/${name}/package.json`;
+    if (!existsSync(file)) continue;
+    const { dependencies = {}, peerDependencies = {} } = JSON.parse(readFileSync(file, 'utf8'));
+    declared[name] = Object.keys({ ...dependencies, ...peerDependencies });
+  }
+  return declared;
+}
+
+/**
+ * The problems of one file's text.
+ *
+ * @param {string} file
+ * @param {string} text
+ * @param {{ hosts?: string[], dependencies?: Record<string, string[]> }} [context]
+ */
+export function checkFile(file, text, { hosts = [], dependencies } = {}) {
   const problems = placeProblems(text, hosts);
   if (LIMITED.test(file)) problems.push(...lengthProblems(text));
   if (SCRIPT.test(file)) {
     const masked = maskSource(text);
     problems.push(...codeProblems(file, text, masked));
     for (const { specifier, line } of importsOf(text, masked)) {
-      const message = importProblem(file, specifier);
+      const message = importProblem(file, specifier, dependencies);
       if (message !== null) problems.push({ line, message });
     }
   }
@@ -54,8 +72,8 @@ export function checkFile(file, text, hosts = []) {
 
 /** The problems of every file below `root`, and how many files that are. */
 export function checkTree(root) {
-  const hosts = registryHosts();
+  const context = { hosts: registryHosts(), dependencies: declaredDependencies(root) };
   const files = walk(root).filter((file) => TEXT.test(`/${file}`));
-  const problems = files.flatMap((file) => checkFile(file, readFileSync(`${root}/${file}`, 'utf8'), hosts));
+  const problems = files.flatMap((file) => checkFile(file, readFileSync(`${root}/${file}`, 'utf8'), context));
   return { files: files.length, problems };
 }

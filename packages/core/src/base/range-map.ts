@@ -10,6 +10,7 @@ const CAPACITY = 64;
 /** A node that falls below is merged with a neighbour where both fill at most MERGED_MAX. */
 const MERGE_BELOW = CAPACITY / 4;
 const MERGED_MAX = (CAPACITY * 3) / 4;
+const LASTS = 2 * CAPACITY;
 const SIGN = 0x8000_0000 | 0;
 const VACANT: readonly null[] = Array.from({ length: CAPACITY }, () => null);
 
@@ -28,13 +29,15 @@ export interface Entry {
 
 class Node<V> {
   count = 0;
-  readonly keys = new Int32Array(2 * CAPACITY);
+  readonly keys: Int32Array;
   /** One per key in an inner node, empty in a leaf. */
   readonly children: (Node<V> | null)[];
   /** One per key in a leaf, empty in an inner node; null beyond `count`. */
   readonly values: (V | null)[];
 
   constructor(leaf: boolean) {
+    // In a leaf the ends of the values stand behind the keys: looking for a neighbour touches no value.
+    this.keys = new Int32Array(leaf ? 4 * CAPACITY : 2 * CAPACITY);
     this.children = leaf ? [] : VACANT.slice();
     this.values = leaf ? VACANT.slice() : [];
   }
@@ -53,6 +56,15 @@ class Node<V> {
     return low;
   }
 
+  /** Puts a value at index `at` of a leaf with room. */
+  putValue(at: number, hi: number, lo: number, lastHi: number, lastLo: number, value: V): void {
+    const { keys, count } = this;
+    this.put(at, hi, lo, value, null);
+    for (let i = LASTS + 2 * count - 1; i >= LASTS + 2 * at; i--) keys[i + 2] = keys[i]!;
+    keys[LASTS + 2 * at] = lastHi;
+    keys[LASTS + 2 * at + 1] = lastLo;
+  }
+
   /** Puts one key and its value or child at index `at`; there must be room. */
   put(at: number, hi: number, lo: number, value: V | null, child: Node<V> | null): void {
     const { keys, count } = this;
@@ -66,8 +78,12 @@ class Node<V> {
 
   remove(at: number): void {
     const { keys, count } = this;
-    if (this.values.length > 0) closeSlot(this.values, at, count);
-    else closeSlot(this.children, at, count);
+    if (this.values.length > 0) {
+      closeSlot(this.values, at, count);
+      for (let i = LASTS + 2 * at; i < LASTS + 2 * count - 2; i++) keys[i] = keys[i + 2]!;
+    } else {
+      closeSlot(this.children, at, count);
+    }
     for (let i = 2 * at; i < 2 * count - 2; i++) keys[i] = keys[i + 2]!;
     this.count = count - 1;
   }
@@ -77,6 +93,10 @@ class Node<V> {
     const moved = this.count - from;
     to.keys.set(this.keys.subarray(2 * from, 2 * this.count), 2 * to.count);
     const leaf = this.values.length > 0;
+    if (leaf) {
+      const lasts = this.keys.subarray(LASTS + 2 * from, LASTS + 2 * this.count);
+      to.keys.set(lasts, LASTS + 2 * to.count);
+    }
     for (let i = 0; i < moved; i++) {
       if (leaf) {
         to.values[to.count + i] = this.values[from + i]!;
@@ -136,13 +156,17 @@ export class RangeMap<V extends Entry> {
     this.descend(value.start);
     const hi = halves[HI]! ^ SIGN;
     const lo = halves[LO]! ^ SIGN;
-    const before = this.valueBefore();
-    assert(before === null || before.last < value.start, 'ranges of a RangeMap must be disjoint');
-    const after = this.valueAfter();
-    assert(after === null || after.start > value.last, 'ranges of a RangeMap must be disjoint');
+    word[0] = value.last;
+    const lastHi = halves[HI]! ^ SIGN;
+    const lastLo = halves[LO]! ^ SIGN;
+    assert(!this.seekBefore() || !this.endsAtOrAbove(hi, lo), 'ranges of a RangeMap must be disjoint');
+    assert(
+      !this.seekAfter() || !this.startsAtOrBelow(lastHi, lastLo),
+      'ranges of a RangeMap must be disjoint',
+    );
     const { leaf, at } = this;
-    if (leaf.count < CAPACITY) leaf.put(at, hi, lo, value, null);
-    else this.splitLeaf(leaf, at, hi, lo, value);
+    if (leaf.count < CAPACITY) leaf.putValue(at, hi, lo, lastHi, lastLo, value);
+    else this.splitLeaf(leaf, at, hi, lo, lastHi, lastLo, value);
     this.fresh = false;
     this.count++;
   }
@@ -171,31 +195,27 @@ export class RangeMap<V extends Entry> {
   /** The lowest value that overlaps the inclusive range. */
   first(start: bigint, last: bigint): V | null {
     this.descend(start);
-    const before = this.valueBefore();
-    if (before !== null && before.last >= start) return before;
-    const after = this.valueAfter();
-    return after !== null && after.start <= last ? after : null;
+    if (this.seekBefore() && this.endsAtOrAbove(halves[HI]! ^ SIGN, halves[LO]! ^ SIGN)) return this.hinted();
+    return this.afterUpTo(last);
   }
 
   /** The value that follows `value` and starts at or below `last`. `value` itself may have been deleted meanwhile. */
   next(value: V, last: bigint): V | null {
-    let after: V | null;
     const { hintLeaf, hintAt } = this;
     if (hintLeaf.values[hintAt] === value && hintAt + 1 < hintLeaf.count) {
+      word[0] = last;
       this.hintAt = hintAt + 1;
-      after = hintLeaf.values[hintAt + 1]!;
-    } else {
-      this.descend(value.start);
-      after = this.valueAfter();
+      return this.startsAtOrBelow(halves[HI]! ^ SIGN, halves[LO]! ^ SIGN) ? this.hinted() : null;
     }
-    return after !== null && after.start <= last ? after : null;
+    this.descend(value.start);
+    return this.afterUpTo(last);
   }
 
   /** The value whose range holds `at`. */
   find(at: bigint): V | null {
     this.descend(at);
-    const before = this.valueBefore();
-    return before !== null && before.last >= at ? before : null;
+    const found = this.seekBefore() && this.endsAtOrAbove(halves[HI]! ^ SIGN, halves[LO]! ^ SIGN);
+    return found ? this.hinted() : null;
   }
 
   /** All values, ascending. The map may change meanwhile. */
@@ -246,32 +266,60 @@ export class RangeMap<V extends Entry> {
     this.at = node.upperBound(0, hi, lo);
   }
 
-  /** The value at the highest key that the last descent found at or below its key. */
-  private valueBefore(): V | null {
+  private hinted(): V | null {
+    return this.hintLeaf.values[this.hintAt]!;
+  }
+
+  /** Whether the hinted value ends at (hi, lo) or above. */
+  private endsAtOrAbove(hi: number, lo: number): boolean {
+    const { keys } = this.hintLeaf;
+    const index = LASTS + 2 * this.hintAt;
+    const lastHi = keys[index]!;
+    return lastHi > hi || (lastHi === hi && keys[index + 1]! >= lo);
+  }
+
+  /** Whether the hinted value starts at (hi, lo) or below. */
+  private startsAtOrBelow(hi: number, lo: number): boolean {
+    const { keys } = this.hintLeaf;
+    const index = 2 * this.hintAt;
+    const startHi = keys[index]!;
+    return startHi < hi || (startHi === hi && keys[index + 1]! <= lo);
+  }
+
+  /** The value above the key of the last descent, if it starts at or below `last`. */
+  private afterUpTo(last: bigint): V | null {
+    word[0] = last;
+    return this.seekAfter() && this.startsAtOrBelow(halves[HI]! ^ SIGN, halves[LO]! ^ SIGN)
+      ? this.hinted()
+      : null;
+  }
+
+  /** Hints at the highest key that the last descent found at or below its key; false where there is none. */
+  private seekBefore(): boolean {
     let { leaf, at } = this;
     if (at === 0) {
       const left = this.leafBeside(-1);
-      if (left === null) return null;
+      if (left === null) return false;
       leaf = left;
       at = left.count;
     }
     this.hintLeaf = leaf;
     this.hintAt = at - 1;
-    return leaf.values[at - 1]!;
+    return true;
   }
 
-  /** The value at the lowest key above the one of the last descent. */
-  private valueAfter(): V | null {
+  /** Hints at the lowest key above the one of the last descent; false where there is none. */
+  private seekAfter(): boolean {
     let { leaf, at } = this;
     if (at === leaf.count) {
       const right = this.leafBeside(1);
-      if (right === null) return null;
+      if (right === null) return false;
       leaf = right;
       at = 0;
     }
     this.hintLeaf = leaf;
     this.hintAt = at;
-    return leaf.values[at]!;
+    return true;
   }
 
   /** The leaf before (-1) or after (1) the one of the last descent. */
@@ -290,12 +338,20 @@ export class RangeMap<V extends Entry> {
   }
 
   /** Inserts into a full leaf. Runs of ascending or descending ranges fill their leaves instead of halving them. */
-  private splitLeaf(leaf: Node<V>, at: number, hi: number, lo: number, value: V): void {
+  private splitLeaf(
+    leaf: Node<V>,
+    at: number,
+    hi: number,
+    lo: number,
+    lastHi: number,
+    lastLo: number,
+    value: V,
+  ): void {
     const cut = at === CAPACITY ? CAPACITY : at === 0 ? 0 : CAPACITY / 2;
     const right = new Node<V>(true);
     leaf.moveTail(cut, right);
-    if (at < CAPACITY && at <= cut) leaf.put(at, hi, lo, value, null);
-    else right.put(at - cut, hi, lo, value, null);
+    if (at < CAPACITY && at <= cut) leaf.putValue(at, hi, lo, lastHi, lastLo, value);
+    else right.putValue(at - cut, hi, lo, lastHi, lastLo, value);
     this.addChild(this.height - 1, right.keys[0]!, right.keys[1]!, right);
   }
 

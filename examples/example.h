@@ -14,12 +14,13 @@
 
 #include "iommufd.h"
 
-/* A step that went well. At once, so that it stands in order with what others print. */
+/* A line of the program, marked and at once, so that it stands in its place among the lines of the trace. */
 __attribute__((format(printf, 1, 2))) static inline void say(const char *format, ...)
 {
 	va_list list;
 
 	va_start(list, format);
+	fputs("==> ", stdout);
 	vprintf(format, list);
 	va_end(list);
 	putchar('\n');

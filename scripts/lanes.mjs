@@ -42,6 +42,12 @@ export const LANES = [
     needs: ['cc', 'cli'],
     args: (report) => [SELFTEST, '--program', 'iommufd_fail_nth', '--json', report],
   },
+  {
+    name: 'examples',
+    title: 'examples',
+    needs: ['cc', 'cli'],
+    args: (report) => ['examples/start.mjs', '--quiet', '--json', report],
+  },
   ...['linux-7.3', 'linux-7.1'].map((kernel) => ({
     name: kernel,
     title: `transcripts of ${kernel}`,

@@ -3,24 +3,38 @@
 // invalidation by address probes one set per size that its domain has used, and a whole domain or address space is
 // emptied by giving it a new number.
 
+import { assert } from '../base/assert.ts';
+
 /** Numbers that entries are tagged with. No two tags that live at the same time are alike. */
 export class TagNumbers {
-  #next = 1;
+  readonly #first: number;
+  #next: number;
 
-  /** The next number; 0 where they have run out and whoever owns the tags must start over with {@link reset}. */
+  /** Numbers below `first` are never given. */
+  constructor(first = 1) {
+    this.#first = first;
+    this.#next = first;
+  }
+
   take(): number {
-    return this.#next < 0x7fff_fffe ? this.#next++ : 0;
+    assert(this.#next < 0x7fff_ffff, 'tags ran out: nobody looked at `low`');
+    return this.#next++;
+  }
+
+  /** Few are left: it is time to empty the caches, to give every tag up and to {@link reset}. */
+  get low(): boolean {
+    return this.#next > 0x7f00_0000;
   }
 
   reset(): void {
-    this.#next = 1;
+    this.#next = this.#first;
   }
 }
 
 /** Entries that can be emptied together, and the sizes that they have had since that last happened. */
 export class CacheDomain {
   id: number;
-  /** log2 of the bytes of entries, in the order in which they first came. */
+  /** log2 of the bytes of entries, ascending: where entries overlap the smallest one is found. */
   readonly sizes = new Uint8Array(64);
   sizeCount = 0;
 
@@ -35,8 +49,11 @@ export class CacheDomain {
   }
 
   noteSize(size: number): void {
-    for (let i = 0; i < this.sizeCount; i++) if (this.sizes[i] === size) return;
-    this.sizes[this.sizeCount++] = size;
+    let at = 0;
+    while (at < this.sizeCount && this.sizes[at]! < size) at++;
+    if (at < this.sizeCount && this.sizes[at] === size) return;
+    this.sizes.copyWithin(at + 1, at, this.sizeCount++);
+    this.sizes[at] = size;
   }
 }
 

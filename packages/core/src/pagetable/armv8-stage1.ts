@@ -135,6 +135,7 @@ export class Stage1Walker {
         inherited = this.cache.inherited;
       }
     }
+    const firstLevel = level;
     for (;;) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & mask;
       const virtual = base + index * 8;
@@ -145,18 +146,20 @@ export class Stage1Walker {
       let dlo = this.#word[0]!;
       let dhi = this.#word[1]!;
       if (table.bigEndian) [dlo, dhi] = [swap32(dhi), swap32(dlo)];
-      if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
-      if ((dlo & DESC_TABLE) !== 0 && level < 3) {
+      if ((dlo & (DESC_VALID | DESC_TABLE)) === (DESC_VALID | DESC_TABLE) && level < 3) {
         base = outputAddress(dlo, dhi, granuleBits, table.highBits);
         if (base >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
         if (!region.had)
           inherited |= ((dhi >>> 29) & 3) | (((dhi >>> 28) & 1) << 2) | (((dhi >>> 27) & 1) << 3);
-        if (this.cache !== null) this.cache.fill(hi, lo, level + 1, base, inherited, shift);
         level++;
         shift -= stride;
         mask = table.indexMask;
         continue;
       }
+      if (this.cache !== null && level > firstLevel) {
+        this.cache.fill(hi, lo, level, base, inherited, shift + stride);
+      }
+      if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {
         return this.#end(WALK_FAULT.TRANSLATION);
       }

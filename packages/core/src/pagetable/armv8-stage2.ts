@@ -36,14 +36,15 @@ export interface Stage2Config {
   readonly sh: number | null;
 }
 
-/** Remembers tables that earlier walks went through. */
+/** Remembers the deepest tables that earlier walks went through. */
 export interface TableCache {
-  /** The level and base of a table on the way to the address, as level + 2; 0 where there is none. */
+  /** The level of a table on the way to the address, plus 2; 0 where there is none. Leaves the two fields. */
   find(hi: number, lo: number): number;
+  /** The table's address. */
   readonly base: number;
   /** Hierarchical permissions of the tables above it (stage 1). */
   readonly inherited: number;
-  /** `shift` is the lowest address bit that the table at `level` resolves. */
+  /** Keeps the table at `level`, which resolves the address bits below `regionBits`. */
   fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void;
 }
 
@@ -100,6 +101,7 @@ export class Stage2Walker {
         base = this.cache.base;
       }
     }
+    const firstLevel = level;
     for (;;) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & mask;
       const address = base + index * 8;
@@ -107,16 +109,18 @@ export class Stage2Walker {
       let dlo = this.#word[0]!;
       let dhi = this.#word[1]!;
       if (table.bigEndian) [dlo, dhi] = [swap32(dhi), swap32(dlo)];
-      if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
-      if ((dlo & DESC_TABLE) !== 0 && level < 3) {
+      if ((dlo & (DESC_VALID | DESC_TABLE)) === (DESC_VALID | DESC_TABLE) && level < 3) {
         base = outputAddress(dlo, dhi, granuleBits, highBits);
         if (base >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
-        if (this.cache !== null) this.cache.fill(hi, lo, level + 1, base, 0, shift);
         level++;
         shift -= stride;
         mask = table.indexMask;
         continue;
       }
+      if (this.cache !== null && level > firstLevel) {
+        this.cache.fill(hi, lo, level, base, 0, shift + stride);
+      }
+      if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {
         return this.#end(WALK_FAULT.TRANSLATION);
       }

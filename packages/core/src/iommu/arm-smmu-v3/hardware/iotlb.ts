@@ -1,0 +1,365 @@
+// The IOTLB (§3.17, §16.2). Four caches: VA translations (through both stages where both are in use), the parts that a
+// stage 1 block falls into where stage 2 maps it in smaller pieces, IPA translations, and tables on the way to leaves.
+// Every entry belongs to a translation regime: a VMID of NS-EL1, NS-EL2 or NS-EL2-E2H.
+
+import {
+  ANY_SPACE,
+  type AddressRange,
+  CacheDomain,
+  type InfoFilter,
+  TagNumbers,
+  TranslationCache,
+} from '../../cache.ts';
+import type { TableCache } from '../../../pagetable/armv8-stage2.ts';
+import { WORLD, type World } from './stream-config.ts';
+
+/** A number that entries of one address space carry; a new one makes them unreachable. */
+export interface Tag {
+  id: number;
+}
+
+/** What one VMID (or EL2) has in the caches. */
+export interface Regime {
+  readonly world: World;
+  readonly vmid: number;
+  readonly va: CacheDomain;
+  readonly parts: CacheDomain;
+  readonly ipa: CacheDomain;
+  readonly vaTables: CacheDomain;
+  readonly ipaTables: CacheDomain;
+  readonly asids: Map<number, Tag>;
+  /** Global entries, by CD.ASET: they match any ASID of their set (§3.17.1). */
+  readonly globals: readonly [Tag, Tag];
+}
+
+/** Entry flags. */
+export const ENTRY = {
+  /** A write must first make the stage 1 descriptor dirty; the stage 2 one. */
+  CLEAN1: 1,
+  CLEAN2: 2,
+  /** Went through stage 2. */
+  NESTED: 4,
+  /** Stage 2 maps the stage 1 leaf in smaller pieces: `out` is an IPA, and the parts cache has the rest. */
+  SPLIT: 8,
+} as const;
+
+/** A cache with what its entries say, by slot. */
+export class TlbStore {
+  readonly cache: TranslationCache;
+  /** Output address of the entry's first byte. */
+  readonly out: Float64Array;
+  /** The IPA in between, of nested entries. */
+  readonly ipa: Float64Array;
+  /** PERM bits of stage 1 in 5:0, of stage 2 in 11:6. */
+  readonly permissions: Uint16Array;
+  readonly flags: Uint8Array;
+  /** The resulting attributes for a transaction without any of its own. */
+  readonly attributes: Uint16Array;
+  /** Stage 1's attributes; stage 2's MemAttr in 3:0, Shareability in 5:4, FWB in 6. */
+  readonly stage1: Uint16Array;
+  readonly stage2: Uint8Array;
+  /** The space in the parts cache, of split entries. */
+  readonly part: Int32Array;
+
+  constructor(entries: number) {
+    this.cache = new TranslationCache(entries);
+    const { capacity } = this.cache;
+    this.out = new Float64Array(capacity);
+    this.ipa = new Float64Array(capacity);
+    this.permissions = new Uint16Array(capacity);
+    this.flags = new Uint8Array(capacity);
+    this.attributes = new Uint16Array(capacity);
+    this.stage1 = new Uint16Array(capacity);
+    this.stage2 = new Uint8Array(capacity);
+    this.part = new Int32Array(capacity);
+  }
+}
+
+/** `info` of an entry: the granule as CMD_TLBI_* encodes TG in 1:0, the level in 3:2. */
+export function entryInfo(granuleBits: number, level: number): number {
+  return ((granuleBits - 10) >>> 1) | (Math.max(level, 0) << 2);
+}
+
+/** Which entries a command with TG and TTL has to take (§4.4.1.1). */
+export interface TlbScope {
+  readonly leafOnly: boolean;
+  readonly tg: number;
+  readonly ttl: number;
+}
+const EVERYTHING: InfoFilter = { mask: 0, value: 0 };
+
+/** Regimes and address spaces that are remembered before the whole IOTLB starts over. */
+const SPACES_MAX = 1 << 16;
+/** IPA entries have one address space per regime. */
+export const IPA_SPACE = 1;
+
+export class Iotlb {
+  readonly leaves: TlbStore;
+  readonly parts: TlbStore;
+  readonly ipas: TlbStore;
+  readonly tables: TableStore | null;
+  /** Called when every tag has been given up: whoever keeps regimes or tags must look them up again. */
+  onStartOver: (() => void) | null = null;
+  readonly #numbers = new TagNumbers(IPA_SPACE + 1);
+  readonly #regimes = new Map<number, Regime>();
+  #spaces = 0;
+
+  constructor(entries: number, tables: boolean) {
+    this.leaves = new TlbStore(entries);
+    this.parts = new TlbStore(entries);
+    this.ipas = new TlbStore(entries);
+    this.tables = tables ? new TableStore(entries) : null;
+  }
+
+  /**
+   * Empties everything and forgets all tags where there are too many: allowed at any time, since caches may evict
+   * (§16.2). Asked for between operations, when nobody holds a regime.
+   */
+  tidy(): void {
+    if (this.#spaces > SPACES_MAX || this.#numbers.low) this.startOver();
+  }
+
+  startOver(): void {
+    for (const store of [this.leaves, this.parts, this.ipas]) store.cache.clear();
+    this.tables?.cache.clear();
+    this.#regimes.clear();
+    this.#spaces = 0;
+    this.#numbers.reset();
+    this.onStartOver?.();
+  }
+
+  /** A space of the parts cache for a stage 1 entry that stage 2 splits. */
+  newPart(): number {
+    return this.#numbers.take();
+  }
+
+  /** The regime of an STE: VMIDs tag NS-EL1 alone. */
+  regime(world: World, vmid: number): Regime {
+    const key = world === WORLD.NS_EL1 ? vmid : 0x1_0000 + world;
+    const known = this.#regimes.get(key);
+    if (known !== undefined) return known;
+    this.#spaces++;
+    const domain = (): CacheDomain => new CacheDomain(this.#numbers.take());
+    const regime: Regime = {
+      world,
+      vmid,
+      va: domain(),
+      parts: domain(),
+      ipa: domain(),
+      vaTables: domain(),
+      ipaTables: domain(),
+      asids: new Map(),
+      globals: [{ id: this.#numbers.take() }, { id: this.#numbers.take() }],
+    };
+    this.#regimes.set(key, regime);
+    return regime;
+  }
+
+  /** The tag of an ASID. In EL2 without E2H there is one for all. */
+  asid(regime: Regime, asid: number): Tag {
+    const key = regime.world === WORLD.NS_EL2 ? 0 : asid;
+    let tag = regime.asids.get(key);
+    if (tag === undefined) {
+      this.#spaces++;
+      tag = { id: this.#numbers.take() };
+      regime.asids.set(key, tag);
+    }
+    return tag;
+  }
+
+  *#vmids(vmid: number, wildcard: number): Iterable<Regime> {
+    if (wildcard === 0) {
+      const one = this.#regimes.get(vmid);
+      if (one !== undefined) yield one;
+      return;
+    }
+    for (const regime of this.#regimes.values()) {
+      if (regime.world === WORLD.NS_EL1 && regime.vmid >>> wildcard === vmid >>> wildcard) yield regime;
+    }
+  }
+
+  #dropVa(regime: Regime): void {
+    regime.va.renew(this.#numbers.take());
+    regime.vaTables.renew(this.#numbers.take());
+  }
+
+  #dropIpa(regime: Regime): void {
+    regime.ipa.renew(this.#numbers.take());
+    regime.ipaTables.renew(this.#numbers.take());
+  }
+
+  /** CMD_TLBI_NH_ALL: all stage 1 (and combined) entries of a VMID. */
+  invalidateVmidVa(vmid: number, wildcard: number): void {
+    for (const regime of this.#vmids(vmid, wildcard)) this.#dropVa(regime);
+  }
+
+  /** CMD_TLBI_S12_VMALL: all entries of a VMID. */
+  invalidateVmid(vmid: number, wildcard: number): void {
+    for (const regime of this.#vmids(vmid, wildcard)) {
+      this.#dropVa(regime);
+      this.#dropIpa(regime);
+    }
+  }
+
+  /** CMD_TLBI_NSNH_ALL: all entries but those of EL2. */
+  invalidateNsEl1(): void {
+    for (const regime of this.#regimes.values()) {
+      if (regime.world !== WORLD.NS_EL1) continue;
+      this.#dropVa(regime);
+      this.#dropIpa(regime);
+    }
+  }
+
+  /** CMD_TLBI_EL2_ALL: all entries of EL2, with and without E2H. */
+  invalidateEl2(): void {
+    for (const world of [WORLD.NS_EL2, WORLD.NS_EL2_E2H]) {
+      const regime = this.#regimes.get(0x1_0000 + world);
+      if (regime !== undefined) this.#dropVa(regime);
+    }
+  }
+
+  #el2(world: World): Iterable<Regime> {
+    const regime = this.#regimes.get(0x1_0000 + world);
+    return regime === undefined ? [] : [regime];
+  }
+
+  #regimesOf(world: World, vmid: number, wildcard: number): Iterable<Regime> {
+    return world === WORLD.NS_EL1 ? this.#vmids(vmid, wildcard) : this.#el2(world);
+  }
+
+  /** CMD_TLBI_NH_ASID, CMD_TLBI_EL2_ASID: non-global entries of an ASID. */
+  invalidateAsid(world: World, vmid: number, wildcard: number, asid: number): void {
+    for (const regime of this.#regimesOf(world, vmid, wildcard)) {
+      const tag = regime.asids.get(asid);
+      if (tag !== undefined) tag.id = this.#numbers.take();
+    }
+  }
+
+  /** CMD_TLBI_NH_VA, _VAA, CMD_TLBI_EL2_VA, _VAA: entries by address; `asid` null takes those of all ASIDs. */
+  invalidateVa(
+    world: World,
+    vmid: number,
+    wildcard: number,
+    asid: number | null,
+    range: AddressRange,
+    scope: TlbScope,
+  ): void {
+    for (const regime of this.#regimesOf(world, vmid, wildcard)) {
+      // Global entries go whatever the ASID (§4.4.2.4).
+      const space = asid === null ? ANY_SPACE : (this.asidIfKnown(regime, asid)?.id ?? 0);
+      const [first, second] = regime.globals;
+      removeLeaves(this.leaves.cache, regime.va, space, first.id, second.id, range, scope);
+      if (!scope.leafOnly) this.tables?.remove(regime.vaTables, space, range, scope);
+    }
+  }
+
+  /** CMD_TLBI_S2_IPA: stage 2 entries by IPA. Combined entries stay (§4.4.3.1). */
+  invalidateIpa(vmid: number, wildcard: number, range: AddressRange, scope: TlbScope): void {
+    for (const regime of this.#vmids(vmid, wildcard)) {
+      removeLeaves(this.ipas.cache, regime.ipa, ANY_SPACE, 0, 0, range, scope);
+      if (!scope.leafOnly) this.tables?.remove(regime.ipaTables, ANY_SPACE, range, scope);
+    }
+  }
+
+  asidIfKnown(regime: Regime, asid: number): Tag | undefined {
+    return regime.asids.get(regime.world === WORLD.NS_EL2 ? 0 : asid);
+  }
+
+  /** Every regime that has had entries; for looking in from outside. */
+  regimes(): Iterable<Regime> {
+    return this.#regimes.values();
+  }
+}
+
+function removeLeaves(
+  cache: TranslationCache,
+  domain: CacheDomain,
+  space: number,
+  second: number,
+  third: number,
+  range: AddressRange,
+  scope: TlbScope,
+): void {
+  let filter = EVERYTHING;
+  if (scope.tg !== 0) {
+    const mask = scope.ttl === 0 ? 3 : 15;
+    filter = { mask, value: (scope.tg | (scope.ttl << 2)) & mask };
+  }
+  if (range.startHi === range.lastHi && range.startLo === range.lastLo) {
+    cache.removeAddress(domain, space, second, third, range.startHi, range.startLo, filter);
+  } else cache.removeRange(domain, space, second, third, range, filter);
+}
+
+/** Tables on the way to leaves, of both stages. */
+export class TableStore {
+  readonly cache: TranslationCache;
+  readonly #base: Float64Array;
+  readonly #inherited: Uint8Array;
+  readonly #level: Int8Array;
+
+  constructor(entries: number) {
+    this.cache = new TranslationCache(entries);
+    this.#base = new Float64Array(this.cache.capacity);
+    this.#inherited = new Uint8Array(this.cache.capacity);
+    this.#level = new Int8Array(this.cache.capacity);
+  }
+
+  /** A view of one address space, for a walker. */
+  view(): TableView {
+    return new TableView(this.cache, this.#base, this.#inherited, this.#level);
+  }
+
+  /** Table descriptors from the start of the walk to the level before TTL's; all where TTL is 0 (§4.4.1.1). */
+  remove(domain: CacheDomain, space: number, range: AddressRange, scope: TlbScope): void {
+    const single = range.startHi === range.lastHi && range.startLo === range.lastLo;
+    const take = (filter: InfoFilter): void => {
+      if (single) this.cache.removeAddress(domain, space, 0, 0, range.startHi, range.startLo, filter);
+      else this.cache.removeRange(domain, space, 0, 0, range, filter);
+    };
+    if (scope.tg === 0) take(EVERYTHING);
+    else if (scope.ttl === 0) take({ mask: 3, value: scope.tg });
+    else for (let level = 0; level <= scope.ttl; level++) take({ mask: 15, value: scope.tg | (level << 2) });
+  }
+}
+
+export class TableView implements TableCache {
+  base = 0;
+  inherited = 0;
+  granuleBits = 12;
+  readonly #cache: TranslationCache;
+  readonly #bases: Float64Array;
+  readonly #inheriteds: Uint8Array;
+  readonly #levels: Int8Array;
+  #domain: CacheDomain = new CacheDomain(0);
+  #space = 0;
+
+  constructor(cache: TranslationCache, bases: Float64Array, inherited: Uint8Array, levels: Int8Array) {
+    this.#cache = cache;
+    this.#bases = bases;
+    this.#inheriteds = inherited;
+    this.#levels = levels;
+  }
+
+  /** Says whose tables the next walk uses. */
+  bind(domain: CacheDomain, space: number, granuleBits: number): void {
+    this.#domain = domain;
+    this.#space = space;
+    this.granuleBits = granuleBits;
+  }
+
+  find(hi: number, lo: number): number {
+    const slot = this.#cache.lookup(this.#domain, this.#space, 0, hi, lo);
+    if (slot < 0) return 0;
+    this.base = this.#bases[slot]!;
+    this.inherited = this.#inheriteds[slot]!;
+    return this.#levels[slot]! + 2;
+  }
+
+  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
+    const slot = this.#cache.insert(this.#domain, this.#space, hi, lo, regionBits);
+    this.#bases[slot] = base;
+    this.#inheriteds[slot] = inherited;
+    this.#levels[slot] = level;
+    this.#cache.info[slot] = entryInfo(this.granuleBits, level);
+  }
+}

@@ -21,7 +21,7 @@ function hex(bytes: Uint8Array): string {
 }
 
 /** One run of a script. */
-class Player {
+export class Player {
   readonly kernel: Kernel;
   readonly process = new SimulatedProcess(1);
   readonly task = simulatedTask(this.process);

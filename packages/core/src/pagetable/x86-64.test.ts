@@ -218,6 +218,15 @@ describe('x86-64 page tables', () => {
     expect([readOnly.fault, readOnly.level, readOnly.fetchAddress]).toEqual([X86_FAULT.UPDATE, 4, 0x1000]);
   });
 
+  it('fault where a flag must be set and may not be, and go on where it is set already', () => {
+    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US | A | D);
+    const config = x86Config(options({ updates: false }));
+    expect(t.walker.walk(config, 0, 0, X86_PERM.UW, null)).toBe(false);
+    expect([t.walker.fault, t.walker.level]).toEqual([X86_FAULT.UPDATE_BLOCKED, 4]);
+    for (let at = 0x1000; at <= 0x3000; at += 0x1000) t.put(at, (at + 0x1000) | P | RW | US | A);
+    expect(t.walker.walk(config, 0, 0, X86_PERM.UW, null)).toBe(true);
+  });
+
   it('resolve the address of every entry through the space they lie in', () => {
     const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
     const seen: [number, boolean][] = [];

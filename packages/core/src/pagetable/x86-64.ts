@@ -21,6 +21,8 @@ export const X86_FAULT = {
   FETCH: 5,
   /** Memory refused the update of an Accessed or Dirty flag. */
   UPDATE: 6,
+  /** A flag had to be set, and the configuration keeps hardware from writing to tables. */
+  UPDATE_BLOCKED: 7,
 } as const;
 export type X86Fault = (typeof X86_FAULT)[keyof typeof X86_FAULT];
 
@@ -90,6 +92,8 @@ export interface X86Options {
   readonly accessed: boolean;
   readonly extendedAccessed?: boolean;
   readonly dirty: boolean;
+  /** False where a flag that would have to be set is a fault instead (VT-d §3.10); true where absent. */
+  readonly updates?: boolean;
   /** What {@link x86Permissions} gives. */
   readonly permissions: Uint8Array;
 }
@@ -108,6 +112,7 @@ export interface X86Config {
   /** What a walk sets in each entry it uses, and what a write adds in the last one. */
   readonly accessedBits: number;
   readonly dirtyBits: number;
+  readonly updates: boolean;
   readonly permissions: Uint8Array;
 }
 
@@ -134,6 +139,7 @@ export function x86Config(options: X86Options): X86Config {
     leafLevel,
     accessedBits: options.accessed ? X86_ENTRY.A | (options.extendedAccessed === true ? X86_ENTRY.EA : 0) : 0,
     dirtyBits: options.dirty ? X86_ENTRY.D : 0,
+    updates: options.updates ?? true,
     permissions: options.permissions,
   };
 }
@@ -253,7 +259,7 @@ export class X86Walker {
       inherited = (inherited & (4 | ((elo >>> 1) & 3))) | ((ehi >>> 31) << 2);
       if (isLeaf) return this.#leaf(config, elo, ehi, address, inherited, need, want, space);
       if ((elo & accessedBits) !== accessedBits) {
-        if (!this.#update(space, address, elo | accessedBits, ehi)) return false;
+        if (!this.#update(config, space, address, elo | accessedBits, ehi)) return false;
       }
       base = entryOutput(elo, ehi, 12);
       level--;
@@ -276,7 +282,7 @@ export class X86Walker {
     const { dirtyBits } = config;
     const writes = (permissions & want & X86_WRITE) !== 0;
     const flags = config.accessedBits | (writes ? dirtyBits : 0);
-    if ((lo & flags) !== flags && !this.#update(space, address, lo | flags, hi)) return false;
+    if ((lo & flags) !== flags && !this.#update(config, space, address, lo | flags, hi)) return false;
     const { level } = this;
     const leafBits = 3 + 9 * level;
     this.leafBits = leafBits;
@@ -291,7 +297,8 @@ export class X86Walker {
   }
 
   /** Sets flags in an entry: an atomic write, which a nested stage must allow too. */
-  #update(space: EntrySpace | null, address: number, lo: number, hi: number): boolean {
+  #update(config: X86Config, space: EntrySpace | null, address: number, lo: number, hi: number): boolean {
+    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, address);
     const target = space === null ? address : space.entryAddress(this.entry, true);
     if (target < 0) return this.#nested(true);
     return this.#memory.store64(target, lo >>> 0, hi) || this.#refused(X86_FAULT.UPDATE, target);

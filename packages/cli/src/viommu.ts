@@ -7,6 +7,8 @@ const program = new Command('viommu')
   .description('runs unmodified programs against /dev/iommu, without an IOMMU, without root')
   .version('0.1.0')
   .showHelpAfterError('(viommu --help tells what there is)')
+  // Options of run end where the program's name starts.
+  .enablePositionalOptions()
   .exitOverride();
 
 program
@@ -34,9 +36,6 @@ program
     const { ioctls } = await import('./ioctls.ts');
     ioctls(options);
   });
-
-// Options of run end where the program's name starts.
-program.enablePositionalOptions();
 
 try {
   await program.parseAsync();

@@ -1,7 +1,4 @@
-/*
- * What a virtual machine monitor does for its guest: a viommu, in it a device under the number that the guest knows, the
- * guest's invalidations, and the device's events on their way back.
- */
+/* A guest's device under the number that the guest knows: its invalidations go in, its events come out. */
 #include "example.h"
 
 #define GUEST_DEVICE 0x99

@@ -1,5 +1,5 @@
 import { fail, failed, type Result } from '../base/result.ts';
-import { EBUSY, EINVAL, ENOMEM, EOPNOTSUPP } from '../abi/errno.ts';
+import { EBUSY, EINVAL, ENOMEM, EOPNOTSUPP, EPERM } from '../abi/errno.ts';
 import { IOMMU_NO_PASID, type AttachHandle, type Device, type IommuDomain, type Kernel } from './driver.ts';
 
 // drivers/iommu/iommu.c: devices that cannot be told apart share a group, and a group has one domain per PASID.
@@ -32,9 +32,9 @@ export class IommuGroup {
     return handle;
   }
 
-  /** iommu_device_claim_dma_owner(): EBUSY where somebody else owns the group. */
+  /** iommu_device_claim_dma_owner(): EPERM where somebody else owns the group. */
   claim(owner: unknown): Result<void> {
-    if (this.ownerCount > 0 && this.owner !== owner) return fail(EBUSY, `group ${this.id} has another owner`);
+    if (this.ownerCount > 0 && this.owner !== owner) return fail(EPERM, `group ${this.id} has another owner`);
     if (this.ownerCount === 0) {
       if (this.#handles.size > 0) return fail(EBUSY, `group ${this.id} is in use by a driver`);
       if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory for the blocking domain');

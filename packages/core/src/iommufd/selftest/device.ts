@@ -45,8 +45,12 @@ export class SelftestDevice extends IommufdObject {
     this.#parts = { mock, idev };
   }
 
+  /**
+   * iommufd_selftest_destroy(). DEVIATION: Linux detaches no PASID, warns that the device is still in use and leaks it; here
+   * they are detached.
+   */
   destroy(): void {
-    detachDevice(this.#context, this.idev, IOMMU_NO_PASID);
+    for (const pasid of [...this.idev.group.attached.keys()]) detachDevice(this.#context, this.idev, pasid);
     unbindDevice(this.idev);
     this.mock.driver.destroyDevice(this.mock);
   }

@@ -121,13 +121,20 @@ function closeSlot<T>(slots: (T | null)[], at: number, count: number): void {
   slots[count - 1] = null;
 }
 
+// The leaf of every map that holds nothing: most never hold anything, and a leaf of one's own costs half a microsecond.
+const NOTHING = new Node<never>(true);
+
+function nothing<V>(): Node<V> {
+  return NOTHING as Node<unknown> as Node<V>;
+}
+
 /**
  * An ordered map from disjoint inclusive ranges of u64 to the values that carry them: the area tree of an IOAS
  * (drivers/iommu/iommufd/io_pagetable.h struct io_pagetable area_itree). Every operation takes O(log size).
  */
 export class RangeMap<V extends Entry> {
   private count = 0;
-  private root = new Node<V>(true);
+  private root = nothing<V>();
   /** Levels of inner nodes above the leaves. */
   private height = 0;
   // The last descent: inner nodes and the child taken in each from the root down, the leaf, and the index in it of the
@@ -153,6 +160,10 @@ export class RangeMap<V extends Entry> {
   /** Adds a value. It must overlap none that is here. */
   insert(value: V): void {
     assert(value.start <= value.last, 'a range must not end before it starts');
+    if (this.root === nothing<V>()) {
+      this.root = new Node<V>(true);
+      this.fresh = false;
+    }
     this.descend(value.start);
     const hi = halves[HI]! ^ SIGN;
     const lo = halves[LO]! ^ SIGN;
@@ -236,7 +247,7 @@ export class RangeMap<V extends Entry> {
 
   /** Removes everything. */
   clear(): void {
-    this.root = new Node<V>(true);
+    this.root = nothing<V>();
     this.leaf = this.root;
     this.hintLeaf = this.root;
     this.path.length = 0;

@@ -38,7 +38,8 @@ export class Command {
   /** Writes the struct back as it stands in `bytes`. */
   writeBack(): Result<void> {
     if (this.context.kernel.failpoint()) return fail(EFAULT, 'the answer cannot be copied');
-    if (!this.memory.write(this.ubuffer, this.bytes.subarray(0, this.userSize)))
+    const { bytes, userSize } = this;
+    if (!this.memory.write(this.ubuffer, userSize === bytes.length ? bytes : bytes.subarray(0, userSize)))
       return fail(EFAULT, 'the struct of the request cannot be written');
   }
 

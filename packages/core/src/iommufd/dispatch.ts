@@ -249,14 +249,26 @@ function prepare(
       EINVAL,
       `a struct ${found.layout.name} of ${userSize} bytes; at least ${found.minSize} are needed`,
     );
+  const bytes = scratchOf(found.layout.size);
   const known = knownSize(found, version);
-  const bytes = copyStructFromUser(memory, arg, userSize, known);
-  if (failed(bytes)) return bytes;
-  const answered = Math.min(userSize, known);
-  if (known === found.layout.size) return new PreparedCommand(found, context, task, arg, answered, bytes);
-  const padded = new Uint8Array(found.layout.size);
-  padded.set(bytes);
-  return new PreparedCommand(found, context, task, arg, answered, padded);
+  if (userSize === bytes.length && known === userSize) {
+    if (!memory.read(arg, bytes)) return fail(EFAULT, 'the struct cannot be read');
+    return new PreparedCommand(found, context, task, arg, userSize, bytes);
+  }
+  const copied = copyStructFromUser(memory, arg, userSize, known);
+  if (failed(copied)) return copied;
+  bytes.fill(0);
+  bytes.set(copied);
+  return new PreparedCommand(found, context, task, arg, Math.min(userSize, known), bytes);
+}
+
+// Where the struct of the request lies while it is served. Requests are served one after another, and nothing keeps the
+// bytes beyond its own.
+const scratch = new ArrayBuffer(128);
+const scratches: Uint8Array[] = [];
+
+function scratchOf(size: number): Uint8Array {
+  return (scratches[size] ??= new Uint8Array(scratch, 0, size));
 }
 
 function execute(context: IommufdContext, command: PreparedCommand): Result<number> {

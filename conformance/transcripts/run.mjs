@@ -86,10 +86,14 @@ function buildRunner() {
   }
 }
 
+// One process a script, as they were recorded: a script leaves its event queues open, and the next would get other
+// descriptors.
+const EACH = ['sh', '-c', 'runner=$1; shift; for script; do "$runner" "$script" || exit; done', 'sh', RUNNER];
+
 function commandOf({ viommu, kernel, bare }) {
-  if (bare) return [RUNNER];
+  if (bare) return EACH;
   const node = /\.[cm]?js$/.test(viommu) ? [process.execPath] : [];
-  return [...node, viommu, 'run', '--quiet', '--kernel', kernel, '--stop-reads', '--', RUNNER];
+  return [...node, viommu, 'run', '--quiet', '--kernel', kernel, '--stop-reads', '--', ...EACH];
 }
 
 /** What the runner printed of the scripts, and how it ended where that was not well. */

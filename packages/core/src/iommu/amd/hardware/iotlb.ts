@@ -1,0 +1,243 @@
+// The IOMMU's own IOTLB (§2.4.3). Host translations (GPA to SPA) are tagged with the domain id, guest ones (GVA to GPA)
+// with the domain id and the PASID, so that each of the two invalidations that GN tells apart empties one. Beside them
+// the page directory entries on the way, which go with PDE alone, and the guests' CR3s. Nothing is tagged with a device:
+// what a DTE itself says (IR, IW, Mode) is looked at on every use.
+
+import { type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
+import type { TableCache, X86Config } from '../../../pagetable/x86-64.ts';
+
+/** A number that entries of one address space carry; a new one makes them unreachable. */
+export interface Tag {
+  id: number;
+}
+
+/** What one PASID of a domain has in the caches. */
+export interface GuestSpace {
+  readonly pasid: number;
+  readonly leaves: Tag;
+  readonly tables: Tag;
+  /** The guest's CR3 as its GCR3 table says, -1 where that is not known. */
+  root: number;
+  /** The tables that start there, and what of the configuration they were worked out for. */
+  config: X86Config | null;
+  configKey: number;
+}
+
+/** What one domain id has in the caches. */
+export interface Domain {
+  readonly id: number;
+  readonly host: CacheDomain;
+  readonly hostTables: CacheDomain;
+  readonly guest: CacheDomain;
+  readonly guestTables: CacheDomain;
+  readonly spaces: Map<number, GuestSpace>;
+}
+
+/** Entry flags. */
+export const ENTRY = {
+  /** A write must first set Dirty in the leaf. */
+  CLEAN: 1,
+  /** PTE.FC, PTE.U. */
+  COHERENT: 2,
+  UNTRANSLATED: 4,
+  /** Nothing is mapped there (capability NpCache). */
+  ABSENT: 8,
+} as const;
+
+/** Host entries have one address space per domain. */
+export const HOST_SPACE = 1;
+
+/** A cache with what its entries say, by slot. */
+export class TlbStore {
+  readonly cache: TranslationCache;
+  /** Output address of the entry's first byte. */
+  readonly out: Float64Array;
+  readonly permissions: Uint8Array;
+  readonly flags: Uint8Array;
+
+  constructor(entries: number) {
+    this.cache = new TranslationCache(entries);
+    const { capacity } = this.cache;
+    this.out = new Float64Array(capacity);
+    this.permissions = new Uint8Array(capacity);
+    this.flags = new Uint8Array(capacity);
+  }
+}
+
+/** Domains and guest address spaces that are remembered before the whole IOTLB starts over. */
+const SPACES_MAX = 1 << 16;
+
+export class Iotlb {
+  readonly host: TlbStore;
+  readonly guest: TlbStore;
+  readonly hostTables: TableStore | null;
+  readonly guestTables: TableStore | null;
+  readonly #numbers = new TagNumbers(HOST_SPACE + 1);
+  readonly #domains = new Map<number, Domain>();
+  readonly #roots: number;
+  #spaces = 0;
+  #rootCount = 0;
+
+  /** `roots` is how many CR3s are kept. */
+  constructor(entries: number, tables: boolean, roots: number) {
+    this.host = new TlbStore(entries);
+    this.guest = new TlbStore(entries);
+    this.hostTables = tables ? new TableStore(entries) : null;
+    this.guestTables = tables ? new TableStore(entries) : null;
+    this.#roots = roots;
+  }
+
+  /** Starts over where there are too many tags: caches may evict at any time. Asked for between operations. */
+  tidy(): void {
+    if (this.#spaces > SPACES_MAX || this.#numbers.low) this.invalidateAll();
+  }
+
+  /** INVALIDATE_IOMMU_ALL (§2.4.8). */
+  invalidateAll(): void {
+    for (const store of [this.host, this.guest, this.hostTables, this.guestTables]) store?.cache.clear();
+    this.#domains.clear();
+    this.#spaces = 0;
+    this.#rootCount = 0;
+    this.#numbers.reset();
+  }
+
+  domain(id: number): Domain {
+    const known = this.#domains.get(id);
+    if (known !== undefined) return known;
+    this.#spaces++;
+    const make = (): CacheDomain => new CacheDomain(this.#numbers.take());
+    const domain = {
+      id,
+      host: make(),
+      hostTables: make(),
+      guest: make(),
+      guestTables: make(),
+      spaces: new Map<number, GuestSpace>(),
+    };
+    this.#domains.set(id, domain);
+    return domain;
+  }
+
+  space(domain: Domain, pasid: number): GuestSpace {
+    const known = domain.spaces.get(pasid);
+    if (known !== undefined) return known;
+    this.#spaces++;
+    const space: GuestSpace = {
+      pasid,
+      leaves: { id: this.#numbers.take() },
+      tables: { id: this.#numbers.take() },
+      root: -1,
+      config: null,
+      configKey: -1,
+    };
+    domain.spaces.set(pasid, space);
+    return space;
+  }
+
+  /** Keeps a guest's CR3; the others go where there is no more room. */
+  keepRoot(space: GuestSpace, root: number): void {
+    if (this.#rootCount >= this.#roots) {
+      for (const domain of this.#domains.values())
+        for (const each of domain.spaces.values()) forgetRoot(each);
+      this.#rootCount = 0;
+    }
+    this.#rootCount++;
+    space.root = root;
+    space.config = null;
+  }
+
+  /** INVALIDATE_IOMMU_PAGES with GN == 0: host translations of a domain. A null range is all of them. */
+  invalidateHost(domainId: number, range: AddressRange | null, pde: boolean): void {
+    const domain = this.#domains.get(domainId);
+    if (domain === undefined) return;
+    if (range === null) domain.host.renew(this.#numbers.take());
+    else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
+    if (!pde) return;
+    if (range === null) domain.hostTables.renew(this.#numbers.take());
+    else this.hostTables?.cache.removeRange(domain.hostTables, HOST_SPACE, 0, 0, range);
+  }
+
+  /** With GN == 1: guest translations of a PASID. With PDE its CR3 goes too, whatever the range: all addresses use it. */
+  invalidateGuest(domainId: number, pasid: number, range: AddressRange | null, pde: boolean): void {
+    const domain = this.#domains.get(domainId);
+    const space = domain?.spaces.get(pasid);
+    if (domain === undefined || space === undefined) return;
+    if (range === null) space.leaves.id = this.#numbers.take();
+    else this.guest.cache.removeRange(domain.guest, space.leaves.id, 0, 0, range);
+    if (!pde) return;
+    if (range === null) space.tables.id = this.#numbers.take();
+    else this.guestTables?.cache.removeRange(domain.guestTables, space.tables.id, 0, 0, range);
+    forgetRoot(space);
+  }
+
+  /** Every domain that has had entries; for looking in from outside. */
+  domains(): Iterable<Domain> {
+    return this.#domains.values();
+  }
+}
+
+function forgetRoot(space: GuestSpace): void {
+  space.root = -1;
+  space.config = null;
+}
+
+/** Page directory entries: where tables are, by the addresses that they resolve. */
+export class TableStore {
+  readonly cache: TranslationCache;
+  readonly #base: Float64Array;
+  readonly #inherited: Uint8Array;
+  readonly #level: Uint8Array;
+
+  constructor(entries: number) {
+    this.cache = new TranslationCache(entries);
+    this.#base = new Float64Array(this.cache.capacity);
+    this.#inherited = new Uint8Array(this.cache.capacity);
+    this.#level = new Uint8Array(this.cache.capacity);
+  }
+
+  /** A view of one address space, for a walker. */
+  view(): TableView {
+    return new TableView(this.cache, this.#base, this.#inherited, this.#level);
+  }
+}
+
+export class TableView implements TableCache {
+  base = 0;
+  inherited = 0;
+  readonly #cache: TranslationCache;
+  readonly #bases: Float64Array;
+  readonly #inheriteds: Uint8Array;
+  readonly #levels: Uint8Array;
+  #domain: CacheDomain = new CacheDomain(0);
+  #space = 0;
+  #hi = 0;
+
+  constructor(cache: TranslationCache, bases: Float64Array, inherited: Uint8Array, levels: Uint8Array) {
+    this.#cache = cache;
+    this.#bases = bases;
+    this.#inheriteds = inherited;
+    this.#levels = levels;
+  }
+
+  /** Says whose tables the next walk uses, and the upper word of the address as invalidations name it. */
+  bind(domain: CacheDomain, space: number, hi: number): void {
+    this.#domain = domain;
+    this.#space = space;
+    this.#hi = hi;
+  }
+
+  find(_hi: number, lo: number): number {
+    const slot = this.#cache.lookup(this.#domain, this.#space, 0, this.#hi, lo);
+    if (slot < 0) return 0;
+    this.base = this.#bases[slot]!;
+    this.inherited = this.#inheriteds[slot]!;
+    return this.#levels[slot]!;
+  }
+
+  fill(_hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
+    const slot = this.#cache.insert(this.#domain, this.#space, this.#hi, lo, regionBits);
+    this.#bases[slot] = base;
+    this.#inheriteds[slot] = inherited;
+    this.#levels[slot] = level;
+  }
+}

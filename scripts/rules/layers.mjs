@@ -26,8 +26,9 @@ const TEST_LIBRARIES = ['vitest', 'fast-check'];
 /** The packages of this repository that each may import. */
 const PACKAGES = { core: [], host: ['core'], cli: ['core', 'host'], inspector: ['core'] };
 
+/** A test, or what only tests import: folders named `testing`, and `rules` for tables of cases. */
 export function isTest(file) {
-  return /\.test\.tsx?$/.test(file);
+  return /\.test\.tsx?$|^packages\/.*\/(?:testing|rules)\//.test(file);
 }
 
 /** `packages/NAME/src/REST` taken apart, or null for another file. */
@@ -41,7 +42,7 @@ function place(file) {
  *
  * @param {string} file from the repository's root, with slashes
  * @param {string} specifier
- * @param {Record<string, string[]>} [dependencies] what each package of this repository declares; any will do without it
+ * @param {Record<string, string[]>} [dependencies] what each package of this repository declares, and under '' what tests may use; any will do without it
  * @returns {string | null}
  */
 export function importProblem(file, specifier, dependencies) {
@@ -72,7 +73,8 @@ function packageProblem(from, file, specifier, dependencies) {
     }
     return path === undefined ? `${specifier} names no file; write '@viommu/${name}/<path>'` : null;
   }
-  if (isTest(file) && TEST_LIBRARIES.includes(specifier)) return null;
+  const library = libraryOf(specifier);
+  if (isTest(file) && (dependencies?.[''] ?? TEST_LIBRARIES).includes(library)) return null;
   if (from.package === 'core') {
     if (specifier.startsWith('node:')) {
       return `core may not import ${specifier}; it runs in the browser too: what it needs from outside is handed in, and packages/host does it`;
@@ -81,11 +83,15 @@ function packageProblem(from, file, specifier, dependencies) {
       return `core may not import ${specifier}; below machine it has no dependencies`;
     }
   }
-  const [scope, name] = specifier.split('/');
-  const library = scope.startsWith('@') ? `${scope}/${name}` : scope;
   if (specifier.startsWith('node:') || (dependencies?.[from.package] ?? [library]).includes(library))
     return null;
   return `${library} is no dependency of packages/${from.package}; its package.json must have it, or the import must go`;
+}
+
+/** The package that a bare import is from. */
+function libraryOf(specifier) {
+  const [scope, name] = specifier.split('/');
+  return scope.startsWith('@') ? `${scope}/${name}` : scope;
 }
 
 function layerProblem(from, to) {

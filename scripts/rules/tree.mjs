@@ -37,9 +37,10 @@ function registryHosts() {
   return [...new Set(hosts)].filter((host) => host.includes('.') && !/^[\d.]+$/.test(host));
 }
 
-/** What the packages below `root` depend on, by the name of their directory. */
+/** What the packages below `root` depend on, by the name of their directory; under '' what is there to develop with. */
 function declaredDependencies(root) {
-  const declared = {};
+  const { devDependencies } = JSON.parse(readFileSync(`${root}/package.json`, 'utf8'));
+  const declared = { '': Object.keys(devDependencies) };
   for (const name of readdirSync(`${root}/packages`)) {
     const file = `${root}/packages/${name}/package.json`;
     if (!existsSync(file)) continue;

@@ -186,7 +186,7 @@ export class X86Walker {
   leafBits = 0;
   /** The level of the leaf, or of the entry at fault. */
   level = 0;
-  /** X86_PERM bits; writes include those that must first set Dirty. */
+  /** X86_PERM bits; writes include those that must first set Dirty. Also there where they were not enough. */
   permissions = 0;
   /** Whether a write must first set Dirty. */
   clean = false;
@@ -206,6 +206,8 @@ export class X86Walker {
   cache: TableCache | null = null;
   readonly #memory: PhysicalMemory;
   readonly #word = new Uint32Array(2);
+  #leafLo = 0;
+  #leafHi = 0;
 
   constructor(memory: PhysicalMemory) {
     this.#memory = memory;
@@ -278,6 +280,7 @@ export class X86Walker {
     space: EntrySpace | null,
   ): boolean {
     const permissions = config.permissions[rights]!;
+    this.permissions = permissions;
     if ((permissions & need) !== need) return this.#end(X86_FAULT.PERMISSION);
     const { dirtyBits } = config;
     const writes = (permissions & want & X86_WRITE) !== 0;
@@ -287,12 +290,29 @@ export class X86Walker {
     const leafBits = 3 + 9 * level;
     this.leafBits = leafBits;
     this.out = entryOutput(lo, hi, leafBits);
-    this.permissions = permissions;
+    this.#leafLo = lo | flags;
+    this.#leafHi = hi;
     this.clean = !writes && (lo & dirtyBits) !== dirtyBits;
     this.global = (lo & X86_ENTRY.G) !== 0;
     const patBit = level === 1 ? X86_ENTRY.PS : X86_ENTRY.PAT_LARGE;
     this.pat = ((lo >>> 3) & 3) | ((lo & patBit) !== 0 ? 4 : 0);
     this.fault = X86_FAULT.NONE;
+    return true;
+  }
+
+  /**
+   * Sets Dirty in the leaf of the walk that has just succeeded, where `clean` says that it is missing: for whoever
+   * checks more before it lets a write through. Answers false and leaves the fault as walk() does.
+   */
+  setDirty(config: X86Config, space: EntrySpace | null): boolean {
+    this.#leafLo |= config.dirtyBits;
+    let address = this.entry;
+    if (space !== null) address = space.entryAddress(this.entry, true);
+    if (address < 0) return this.#nested(true);
+    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, address);
+    if (!this.#memory.store64(address, this.#leafLo >>> 0, this.#leafHi))
+      return this.#refused(X86_FAULT.UPDATE, address);
+    this.clean = false;
     return true;
   }
 

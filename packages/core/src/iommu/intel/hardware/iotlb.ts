@@ -1,0 +1,423 @@
+// The IOTLB and the paging-structure caches (§6.2.1, §6.2.4, §6.2.5). An IOTLB entry is found by the source-id (and
+// PASID) of the request that made it, and removed by the domain-id that the tables had then, by its PASID and its type:
+// what software does not name stays (Tables 17, 23 and 24).
+
+import { ANY_SPACE, type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
+import type { TableCache } from '../../../pagetable/x86-64.ts';
+import type { FaultCondition } from '../spec/faults.ts';
+
+/** Second-stage, pass-through and legacy-mode entries are removed by second-stage address; the others by their own. */
+export const KIND = { SECOND: 0, FIRST: 1 } as const;
+export type Kind = (typeof KIND)[keyof typeof KIND];
+
+/** Entry flags. */
+export const ENTRY = {
+  /** A write must first set Dirty in the first-stage entry; in the second-stage one. */
+  CLEAN1: 1,
+  CLEAN2: 2,
+  SNOOP: 4,
+  /** The entry holds a fault (Caching Mode). */
+  FAULT: 8,
+} as const;
+
+/** Entries of one domain that share a source-id, a PASID and a kind. */
+export interface Space {
+  readonly domain: Domain;
+  readonly kind: Kind;
+  /** The PASID that invalidations know it by; -1 in legacy mode. */
+  readonly pasid: number;
+  /** Address bits that entries are tagged with (Table 18). */
+  readonly bits: number;
+  /** Renewed to make every entry unreachable. */
+  id: number;
+}
+
+/** Everything that is tagged with one domain-id. */
+export interface Domain {
+  readonly did: number;
+  readonly second: CacheDomain;
+  readonly first: CacheDomain;
+  readonly secondTables: CacheDomain;
+  readonly firstTables: CacheDomain;
+  readonly spaces: Space[];
+  /** The tags of first-stage paging-structure entries, by PASID. */
+  readonly tableTags: Map<number, TableTag>;
+}
+
+export interface TableTag {
+  readonly id: number;
+  readonly bits: number;
+}
+
+/** Where the requests of a function, with one PASID or without, look for entries. */
+export interface Source {
+  readonly requesterId: number;
+  readonly pasid: number | null;
+  /** More than one where a domain-id or a translation type changed and old entries were not removed. */
+  readonly spaces: Space[];
+}
+
+/** Spaces and sources that are remembered before everything starts over. */
+const SPACES_MAX = 1 << 16;
+/** Second-stage paging-structure entries have one address space per domain. */
+const TABLE_SPACE = 1;
+
+export class Iotlb {
+  readonly cache: TranslationCache;
+  /** Output address of the entry's first byte. */
+  readonly out: Float64Array;
+  /** X86_PERM bits of the first stage; SS_RIGHTS of the second. All ones where there is no such stage. */
+  readonly permissions: Uint8Array;
+  readonly rights: Uint8Array;
+  readonly flags: Uint8Array;
+  readonly tables: TableStore | null;
+  /** Called when every tag has been given up: whoever keeps a Source must look it up again. */
+  onStartOver: (() => void) | null = null;
+  readonly #faults: (FaultCondition | null)[];
+  readonly #numbers = new TagNumbers(TABLE_SPACE + 1);
+  readonly #domains = new Map<number, Domain>();
+  readonly #sources = new Map<number, Source>();
+  #spaces = 0;
+
+  constructor(entries: number, tables: boolean) {
+    this.cache = new TranslationCache(entries);
+    const { capacity } = this.cache;
+    this.out = new Float64Array(capacity);
+    this.permissions = new Uint8Array(capacity);
+    this.rights = new Uint8Array(capacity);
+    this.flags = new Uint8Array(capacity);
+    this.#faults = Array.from({ length: capacity }, () => null);
+    this.tables = tables ? new TableStore(entries) : null;
+  }
+
+  /** Empties everything where tags run out: caches may evict at any time. Asked between requests. */
+  tidy(): void {
+    if (this.#spaces > SPACES_MAX || this.#numbers.low) this.startOver();
+  }
+
+  startOver(): void {
+    this.cache.clear();
+    this.tables?.cache.clear();
+    this.#domains.clear();
+    this.#sources.clear();
+    this.#spaces = 0;
+    this.#numbers.reset();
+    this.onStartOver?.();
+  }
+
+  domain(did: number): Domain {
+    let domain = this.#domains.get(did);
+    if (domain === undefined) {
+      this.#spaces++;
+      const make = (): CacheDomain => new CacheDomain(this.#numbers.take());
+      domain = {
+        did,
+        second: make(),
+        first: make(),
+        secondTables: make(),
+        firstTables: make(),
+        spaces: [],
+        tableTags: new Map(),
+      };
+      this.#domains.set(did, domain);
+    }
+    return domain;
+  }
+
+  source(requesterId: number, pasid: number | null): Source {
+    const key = requesterId + (pasid === null ? 0 : (pasid + 1) * 0x1_0000);
+    let source = this.#sources.get(key);
+    if (source === undefined) {
+      this.#spaces++;
+      source = { requesterId, pasid, spaces: [] };
+      this.#sources.set(key, source);
+    }
+    return source;
+  }
+
+  /** The space that entries made for `source` go to. */
+  space(source: Source, domain: Domain, kind: Kind, pasid: number, bits: number): Space {
+    for (const space of source.spaces) {
+      if (space.domain === domain && space.kind === kind && space.pasid === pasid && space.bits === bits)
+        return space;
+    }
+    this.#spaces++;
+    const space: Space = { domain, kind, pasid, bits, id: this.#numbers.take() };
+    source.spaces.push(space);
+    domain.spaces.push(space);
+    return space;
+  }
+
+  /** The slot that a request's address is found in, or -1. */
+  lookup(source: Source, hi: number, lo: number): number {
+    const { spaces } = source;
+    for (let i = 0; i < spaces.length; i++) {
+      const space = spaces[i]!;
+      const { domain } = space;
+      const slot = this.cache.lookup(
+        space.kind === KIND.FIRST ? domain.first : domain.second,
+        space.id,
+        0,
+        hi,
+        lo,
+      );
+      if (slot >= 0) return slot;
+    }
+    return -1;
+  }
+
+  /** Takes a slot; the caller fills it. */
+  insert(space: Space, hi: number, lo: number, size: number): number {
+    const { domain } = space;
+    return this.cache.insert(
+      space.kind === KIND.FIRST ? domain.first : domain.second,
+      space.id,
+      hi,
+      lo,
+      size,
+    );
+  }
+
+  setFault(slot: number, fault: FaultCondition): void {
+    this.#faults[slot] = fault;
+    this.flags[slot] = ENTRY.FAULT;
+  }
+
+  faultOf(slot: number): FaultCondition {
+    return this.#faults[slot]!;
+  }
+
+  /** The tag of first-stage paging-structure entries of a domain and PASID. */
+  tableTag(domain: Domain, pasid: number, bits: number): TableTag {
+    let tag = domain.tableTags.get(pasid);
+    if (tag === undefined || tag.bits !== bits) {
+      this.#spaces++;
+      tag = { id: this.#numbers.take(), bits };
+      domain.tableTags.set(pasid, tag);
+    }
+    return tag;
+  }
+
+  /** Global IOTLB invalidation. */
+  invalidateAll(): void {
+    for (const domain of this.#domains.values()) this.#renew(domain);
+  }
+
+  #renew(domain: Domain): void {
+    domain.second.renew(this.#numbers.take());
+    domain.secondTables.renew(this.#numbers.take());
+    this.#renewFirst(domain);
+  }
+
+  #renewFirst(domain: Domain): void {
+    domain.first.renew(this.#numbers.take());
+    domain.firstTables.renew(this.#numbers.take());
+  }
+
+  /** Domain-selective IOTLB invalidation. */
+  invalidateDomain(did: number): void {
+    const domain = this.#domains.get(did);
+    if (domain !== undefined) this.#renew(domain);
+  }
+
+  /**
+   * Page-selective-within-domain IOTLB invalidation: second-stage entries of the range; first-stage and nested ones of
+   * the whole domain. `hint` (IH) preserves second-stage tables.
+   */
+  invalidatePages(did: number, range: AddressRange, hint: boolean): void {
+    const domain = this.#domains.get(did);
+    if (domain === undefined) return;
+    this.#renewFirst(domain);
+    this.cache.removeRange(domain.second, ANY_SPACE, 0, 0, range);
+    if (!hint) this.tables?.cache.removeRange(domain.secondTables, ANY_SPACE, 0, 0, range);
+  }
+
+  /** PASID-selective P_IOTLB invalidation: entries of every kind with the PASID, and first-stage tables. */
+  invalidatePasid(did: number, pasid: number): void {
+    const domain = this.#domains.get(did);
+    if (domain === undefined) return;
+    for (const space of domain.spaces) if (space.pasid === pasid) space.id = this.#numbers.take();
+    domain.tableTags.delete(pasid);
+  }
+
+  /** Page-selective-within-PASID P_IOTLB invalidation: first-stage and nested entries alone. */
+  invalidatePasidPages(did: number, pasid: number, hi: number, lo: number, am: number, hint: boolean): void {
+    const domain = this.#domains.get(did);
+    if (domain === undefined) return;
+    for (const space of domain.spaces) {
+      if (space.kind === KIND.FIRST && space.pasid === pasid) {
+        this.cache.removeRange(domain.first, space.id, 0, 0, regionOf(hi, lo, am, space.bits));
+      }
+    }
+    const tag = domain.tableTags.get(pasid);
+    if (hint || tag === undefined) return;
+    this.tables?.cache.removeRange(domain.firstTables, tag.id, 0, 0, regionOf(hi, lo, am, tag.bits));
+  }
+
+  /** For looking in from outside: how many entries could be found now. */
+  get size(): number {
+    const live = new Set<number>();
+    for (const { first, second } of this.#domains.values()) live.add(first.id).add(second.id);
+    const spaces = new Set<number>();
+    for (const { spaces: of } of this.#sources.values()) for (const { id } of of) spaces.add(id);
+    let count = 0;
+    for (let slot = 0; slot < this.cache.capacity; slot++) {
+      if (live.has(this.cache.domainOf(slot)) && spaces.has(this.cache.spaceOf(slot))) count++;
+    }
+    return count;
+  }
+}
+
+/** The size-aligned region of 2^(12 + am) bytes around an address, of whose bits the lowest `bits` count (Table 22). */
+export function regionOf(hi: number, lo: number, am: number, bits: number): AddressRange {
+  const size = 12 + am;
+  if (size >= bits) return { startHi: 0, startLo: 0, lastHi: -1, lastLo: -1 };
+  const top = hi & highMask(bits);
+  const within = size > 32 ? 2 ** (size - 32) - 1 : 0;
+  const below = size >= 32 ? -1 : (1 << size) - 1;
+  return { startHi: top & ~within, startLo: lo & ~below, lastHi: top | within, lastLo: lo | below };
+}
+
+/** The bits of the upper word among the lowest `bits` (32 to 63) of an address. */
+export function highMask(bits: number): number {
+  return 2 ** (bits - 32) - 1;
+}
+
+/** Paging-structure entries of both stages. */
+export class TableStore {
+  readonly cache: TranslationCache;
+  readonly base: Float64Array;
+  /** Nested: where the table lies in physical memory, and what the second stage grants there. */
+  readonly physical: Float64Array;
+  readonly rights: Uint8Array;
+  readonly inherited: Uint8Array;
+  readonly level: Int8Array;
+
+  constructor(entries: number) {
+    this.cache = new TranslationCache(entries);
+    const { capacity } = this.cache;
+    this.base = new Float64Array(capacity);
+    this.physical = new Float64Array(capacity);
+    this.rights = new Uint8Array(capacity);
+    this.inherited = new Uint8Array(capacity);
+    this.level = new Int8Array(capacity);
+  }
+}
+
+/** The second-stage paging-structure cache of a domain, for a walker. */
+export class SecondTables implements TableCache {
+  base = 0;
+  inherited = 0;
+  readonly #store: TableStore;
+  #domain: CacheDomain = new CacheDomain(0);
+
+  constructor(store: TableStore) {
+    this.#store = store;
+  }
+
+  bind(domain: Domain): void {
+    this.#domain = domain.secondTables;
+  }
+
+  find(hi: number, lo: number): number {
+    const store = this.#store;
+    const slot = store.cache.lookup(this.#domain, TABLE_SPACE, 0, hi, lo);
+    if (slot < 0) return 0;
+    this.base = store.base[slot]!;
+    this.inherited = store.inherited[slot]!;
+    return store.level[slot]!;
+  }
+
+  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
+    const store = this.#store;
+    const slot = store.cache.insert(this.#domain, TABLE_SPACE, hi, lo, regionBits);
+    store.base[slot] = base;
+    store.inherited[slot] = inherited;
+    store.level[slot] = level;
+  }
+}
+
+/**
+ * The first-stage paging-structure cache of a domain and PASID, for a walker. With nested translation an entry is made
+ * when the second stage has granted to read the table, and holds where that is: `settle()` tells (§6.2.5.1).
+ */
+export class FirstTables implements TableCache {
+  base = 0;
+  inherited = 0;
+  /** The table at `base`, where the second stage is known already. */
+  physical = 0;
+  rights = 0;
+  /** False until `physical` and `rights` hold for the table at `base`. */
+  settled = false;
+  readonly #store: TableStore | null;
+  #domain: CacheDomain = new CacheDomain(0);
+  #space = 0;
+  #mask = 0;
+  #nested = false;
+  #pending = false;
+  #hi = 0;
+  #lo = 0;
+  #level = 0;
+  #bits = 0;
+
+  /** Without a store it only remembers where the current table is. */
+  constructor(store: TableStore | null) {
+    this.#store = store;
+  }
+
+  bind(domain: Domain, tag: TableTag, nested: boolean): void {
+    this.#domain = domain.firstTables;
+    this.#space = tag.id;
+    this.#mask = highMask(tag.bits);
+    this.#nested = nested;
+    this.#pending = false;
+    this.settled = false;
+    this.base = -1;
+  }
+
+  find(hi: number, lo: number): number {
+    const store = this.#store;
+    if (store === null) return 0;
+    const slot = store.cache.lookup(this.#domain, this.#space, 0, hi & this.#mask, lo);
+    if (slot < 0) return 0;
+    this.base = store.base[slot]!;
+    this.inherited = store.inherited[slot]!;
+    this.physical = store.physical[slot]!;
+    this.rights = store.rights[slot]!;
+    this.settled = true;
+    return store.level[slot]!;
+  }
+
+  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
+    this.base = base;
+    this.inherited = inherited;
+    this.settled = false;
+    this.#hi = hi & this.#mask;
+    this.#lo = lo;
+    this.#level = level;
+    this.#bits = regionBits;
+    if (this.#nested) this.#pending = true;
+    else this.#insert();
+  }
+
+  /** The second stage has found the table that the walk is at. */
+  settle(base: number, physical: number, rights: number): void {
+    this.base = base;
+    this.physical = physical;
+    this.rights = rights;
+    this.settled = true;
+    if (this.#pending) this.#insert();
+    this.#pending = false;
+  }
+
+  #insert(): void {
+    const store = this.#store;
+    if (store === null) return;
+    const slot = store.cache.insert(this.#domain, this.#space, this.#hi, this.#lo, this.#bits);
+    store.base[slot] = this.base;
+    store.physical[slot] = this.physical;
+    store.rights[slot] = this.rights;
+    store.inherited[slot] = this.inherited;
+    store.level[slot] = this.#level;
+  }
+}

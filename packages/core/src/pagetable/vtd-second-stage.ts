@@ -1,0 +1,229 @@
+// VT-d second-stage paging structures (D51397 rev 5.10 §3.7, §9.8): 3, 4 or 5 levels. An input address is two u32;
+// entries and outputs are plain numbers below 2^52. Levels count up from 1, the page table, to the root.
+
+import { big, hi32, lo32 } from '../base/u64.ts';
+import type { PhysicalMemory } from '../memory/physical.ts';
+import { type TableCache, entryOutput } from './x86-64.ts';
+
+/** Why a walk ended. */
+export const SS_FAULT = {
+  NONE: 0,
+  /** The address lies above the width of the tables or of the implementation. */
+  ADDRESS: 1,
+  /** The entry at `level`, or all of them together, grant neither read nor write. */
+  NOT_PRESENT: 2,
+  /** A reserved bit is set in the entry at `level`, which grants something. */
+  RESERVED: 3,
+  /** The entries do not grant all that was asked. */
+  PERMISSION: 4,
+  /** Memory refused to load the entry at `level`. */
+  FETCH: 5,
+  /** Memory refused the update of an Accessed or Dirty flag. */
+  UPDATE: 6,
+  /** A flag had to be set, and the configuration keeps hardware from writing to tables. */
+  UPDATE_BLOCKED: 7,
+} as const;
+export type SsFault = (typeof SS_FAULT)[keyof typeof SS_FAULT];
+
+/** What a walk can grant. */
+export const SS_RIGHTS = { READ: 1, WRITE: 2 } as const;
+
+/** Bits of an entry, by the word they lie in. */
+export const SS_ENTRY = {
+  R: 1 << 0,
+  W: 1 << 1,
+  PS: 1 << 7,
+  A: 1 << 8,
+  D: 1 << 9,
+  SNP: 1 << 11,
+  /** IR and IW count instead of R and W where RTADDR.SSIRWE is set. */
+  IR_HI: 1 << 29,
+  IW_HI: 1 << 30,
+} as const;
+
+export interface SecondStageOptions {
+  readonly levels: 3 | 4 | 5;
+  /** Address of the root table, a multiple of 4096. */
+  readonly root: number;
+  /** Bits of input addresses that the implementation has (MGAW); the levels limit them too. */
+  readonly inputBits: number;
+  /** Bits of physical addresses; those above, up to bit 51, are reserved in entries. */
+  readonly addressBits: number;
+  readonly pages2M: boolean;
+  readonly pages1G: boolean;
+  /** SNP is there; else it is reserved. */
+  readonly snoopControl: boolean;
+  /** IR and IW grant, rather than R and W. */
+  readonly ioReadWrite: boolean;
+  /** Walks set Accessed, writes Dirty. */
+  readonly accessedDirty: boolean;
+  /** False where a flag that would have to be set is a fault instead. */
+  readonly updates: boolean;
+}
+
+/** One set of tables, ready to be walked. */
+export interface SecondStageConfig {
+  readonly levels: 3 | 4 | 5;
+  readonly root: number;
+  /** Bits of the upper word that must be zero in an input address. */
+  readonly aboveHi: number;
+  /** Input addresses as numbers must be below it; for GPAs that first-stage tables give. */
+  readonly inputLimit: number;
+  /** Reserved bits of tables and of leaves by level: lo at 2 × level, hi after it. */
+  readonly tableReserved: Int32Array;
+  readonly leafReserved: Int32Array;
+  /** The highest level at which PS makes a leaf. */
+  readonly leafLevel: number;
+  readonly ioReadWrite: boolean;
+  readonly accessedDirty: boolean;
+  readonly updates: boolean;
+}
+
+/** Works out a set of tables. */
+export function secondStageConfig(options: SecondStageOptions): SecondStageConfig {
+  const { levels, addressBits } = options;
+  const inputBits = Math.min(options.inputBits, 12 + 9 * levels);
+  let always = ((1n << 52n) - 1n) & ~((1n << big(addressBits)) - 1n);
+  // IW is reserved where it does not count; IR is ignored (Table 41 and those after it).
+  if (!options.ioReadWrite) always |= 1n << 62n;
+  const leafLevel = options.pages1G ? 3 : options.pages2M ? 2 : 1;
+  const tableReserved = new Int32Array(12);
+  const leafReserved = new Int32Array(12);
+  const snoop = big(SS_ENTRY.SNP);
+  for (let level = 1; level <= 5; level++) {
+    const table = always | snoop | (level > leafLevel ? big(SS_ENTRY.PS) : 0n);
+    const offset = (1n << big(3 + 9 * level)) - (1n << 12n);
+    const leaf = always | offset | (options.snoopControl ? 0n : snoop);
+    tableReserved.set([lo32(table) | 0, hi32(table) | 0], level * 2);
+    leafReserved.set([lo32(leaf) | 0, hi32(leaf) | 0], level * 2);
+  }
+  return {
+    levels,
+    root: options.root,
+    aboveHi: hi32(~((1n << big(Math.max(inputBits, 32))) - 1n)) | 0,
+    inputLimit: 2 ** inputBits,
+    tableReserved,
+    leafReserved,
+    leafLevel,
+    ioReadWrite: options.ioReadWrite,
+    accessedDirty: options.accessedDirty,
+    updates: options.updates,
+  };
+}
+
+/**
+ * Walks the tables. One walker is used again and again: `walk()` answers true and leaves the translation in the fields,
+ * or false and leaves the fault.
+ */
+export class SecondStageWalker {
+  /** The start of the page in physical memory, and log2 of its bytes: 12, 21 or 30. */
+  out = 0;
+  leafBits = 0;
+  /** The level of the leaf, or of the entry at fault. */
+  level = 0;
+  /** SS_RIGHTS; writes include those that must first set Dirty. */
+  rights = 0;
+  /** Whether a write must first set Dirty. */
+  clean = false;
+  snoop = false;
+  fault: SsFault = SS_FAULT.NONE;
+  /** The entry whose load or update was refused. */
+  fetchAddress = 0;
+  /** The table cache to use in the next walks, or null; it keeps rights as `inherited`. */
+  cache: TableCache | null = null;
+  readonly #memory: PhysicalMemory;
+  readonly #word = new Uint32Array(2);
+
+  constructor(memory: PhysicalMemory) {
+    this.#memory = memory;
+  }
+
+  /**
+   * Translates the address in `hi` and `lo`. `need` are the SS_RIGHTS that the access must have, or it faults; `want`
+   * are those it will use where they are granted, `need` again for anything but an ATS request.
+   */
+  walk(config: SecondStageConfig, hi: number, lo: number, need: number, want: number = need): boolean {
+    if ((hi & config.aboveHi) !== 0 || (config.inputLimit < 0x1_0000_0000 && lo >>> 0 >= config.inputLimit)) {
+      return this.#end(SS_FAULT.ADDRESS);
+    }
+    let level: number = config.levels;
+    let base = config.root;
+    let rights = 3;
+    if (this.cache !== null) {
+      const found = this.cache.find(hi, lo);
+      if (found !== 0) {
+        level = found;
+        base = this.cache.base;
+        rights = this.cache.inherited;
+      }
+    }
+    for (;;) {
+      this.level = level;
+      const shift = 3 + 9 * level;
+      const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
+      const address = base + index * 8;
+      if (!this.#memory.load64(address, this.#word)) return this.#refused(SS_FAULT.FETCH, address);
+      const elo = this.#word[0]!;
+      const ehi = this.#word[1]!;
+      const own = (config.ioReadWrite ? ehi >>> 29 : elo) & 3;
+      if (own === 0) return this.#end(SS_FAULT.NOT_PRESENT);
+      const isLeaf = level === 1 || ((elo & SS_ENTRY.PS) !== 0 && level <= config.leafLevel);
+      const reserved = isLeaf ? config.leafReserved : config.tableReserved;
+      if ((elo & reserved[level * 2]!) !== 0 || (ehi & reserved[level * 2 + 1]!) !== 0) {
+        return this.#end(SS_FAULT.RESERVED);
+      }
+      rights &= own;
+      if (isLeaf) return this.#leaf(config, elo, ehi, address, rights, need, want);
+      if (config.accessedDirty && (elo & SS_ENTRY.A) === 0) {
+        if (!this.#update(config, address, elo | SS_ENTRY.A, ehi)) return false;
+      }
+      base = entryOutput(elo, ehi, 12);
+      level--;
+      if (this.cache !== null) this.cache.fill(hi, lo, level, base, rights, shift);
+    }
+  }
+
+  #leaf(
+    config: SecondStageConfig,
+    lo: number,
+    hi: number,
+    address: number,
+    rights: number,
+    need: number,
+    want: number,
+  ): boolean {
+    if (rights === 0) return this.#end(SS_FAULT.NOT_PRESENT);
+    if ((rights & need) !== need) {
+      this.rights = rights;
+      return this.#end(SS_FAULT.PERMISSION);
+    }
+    const writes = (rights & want & SS_RIGHTS.WRITE) !== 0;
+    if (config.accessedDirty) {
+      const flags = SS_ENTRY.A | (writes ? SS_ENTRY.D : 0);
+      if ((lo & flags) !== flags && !this.#update(config, address, lo | flags, hi)) return false;
+    }
+    const leafBits = 3 + 9 * this.level;
+    this.leafBits = leafBits;
+    this.out = entryOutput(lo, hi, leafBits);
+    this.rights = rights;
+    this.clean = config.accessedDirty && !writes && (lo & SS_ENTRY.D) === 0;
+    this.snoop = (lo & SS_ENTRY.SNP) !== 0;
+    this.fault = SS_FAULT.NONE;
+    return true;
+  }
+
+  #update(config: SecondStageConfig, address: number, lo: number, hi: number): boolean {
+    if (!config.updates) return this.#refused(SS_FAULT.UPDATE_BLOCKED, address);
+    return this.#memory.store64(address, lo >>> 0, hi) || this.#refused(SS_FAULT.UPDATE, address);
+  }
+
+  #end(fault: SsFault): false {
+    this.fault = fault;
+    return false;
+  }
+
+  #refused(fault: SsFault, address: number): false {
+    this.fetchAddress = address;
+    return this.#end(fault);
+  }
+}

@@ -18,7 +18,9 @@ await build({
   target: 'node20',
   conditions: ['viommu-source'],
   // commander is CommonJS and asks for Node's modules by require().
-  banner: { js: "import { createRequire as viommuRequire } from 'node:module'; const require = viommuRequire(import.meta.url);" },
+  banner: {
+    js: "import { createRequire as viommuRequire } from 'node:module'; const require = viommuRequire(import.meta.url);",
+  },
   logLevel: 'warning',
 });
 copyFileSync(at('../host/native/build/viommu.node'), at('dist/viommu.node'));

@@ -33,7 +33,9 @@ function openTrace(path: string): number {
   try {
     return openSync(path, 'w');
   } catch (error) {
-    throw new UsageError(`--trace ${path}: cannot be written (${(error as NodeJS.ErrnoException).code ?? ''})`);
+    throw new UsageError(
+      `--trace ${path}: cannot be written (${(error as NodeJS.ErrnoException).code ?? ''})`,
+    );
   }
 }
 

@@ -21,7 +21,10 @@ program
   .option('--kernel <name>', 'which Linux answers: linux-6.6 to linux-7.3')
   .option('--trace <file>', 'write one line for every event to this file; - is standard error')
   .option('--quiet', 'say nothing that is not an error')
-  .option('--stop-reads', 'stop read and write on every descriptor, so that event queues have Linux’s numbers')
+  .option(
+    '--stop-reads',
+    'stop read and write on every descriptor, so that event queues have Linux’s numbers',
+  )
   .passThroughOptions()
   .action(async (name: string, args: string[], options: Record<string, string | boolean>) => {
     const { run } = await import('./run.ts');

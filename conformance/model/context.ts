@@ -137,6 +137,8 @@ export interface HwQueue extends Base {
   readonly viommu: Viommu;
   readonly index: number;
   readonly access: Access;
+  readonly base: bigint;
+  /** The pages it lies in. */
   readonly first: bigint;
   readonly last: bigint;
   readonly previous: HwQueue | null;

@@ -1,8 +1,10 @@
+import { failed } from '@viommu/core/base/result';
 import type { KernelOptions } from '@viommu/core/machine/kernel';
 import { Player } from '../transcripts/play.ts';
 import { Dice } from './dice.ts';
 import { make } from './make.ts';
 import { Script } from './script.ts';
+import { modelState, viommuState } from './state.ts';
 import { DEVICE_STEPS } from './steps-device.ts';
 import { EVENT_STEPS, lastSteps } from './steps-events.ts';
 import { IOAS_STEPS, type Step } from './steps-ioas.ts';
@@ -34,6 +36,7 @@ const THEMES: readonly (readonly string[])[] = [
   ['dmabuf', 'map-file', 'unmap', 'mock-domain', 'hwpt-alloc', 'destroy', 'copy', 'option', 'check-map'],
 ];
 const THEME_FACTOR = 8;
+const STEPS_BETWEEN_LOOKS = 16;
 
 const NAMES = THEMES.map((theme) =>
   STEPS.map(([weight, name]) => [theme.includes(name) ? weight * THEME_FACTOR : weight, name] as const),
@@ -54,7 +57,7 @@ export class Difference extends Error {
 
   constructor(lines: readonly string[], model: string | null, viommu: string | null) {
     super(
-      `the last step of this script answers\n  ${viommu}\nand the model says\n  ${model}\n\n${lines.join('\n')}\n`,
+      `after the last step of this script viommu has\n  ${viommu}\nand the model\n  ${model}\n\n${lines.join('\n')}\n`,
     );
   }
 }
@@ -64,20 +67,34 @@ export class Run {
   readonly player: Player;
   readonly script: Script;
   readonly #names: (typeof NAMES)[number];
+  #steps = 0;
 
   constructor(theme: number, options: KernelOptions = {}) {
     this.#names = NAMES[theme]!;
     this.player = new Player(options);
-    this.script = new Script((line, model) => {
-      const before = this.player.lines.length;
-      this.player.step(line);
-      const viommu = this.player.lines.length > before ? this.player.lines.at(-1)!.trimEnd() : null;
-      if (viommu !== (model?.trimEnd() ?? null)) throw new Difference(this.script.lines, model, viommu);
-    }, make);
+    this.script = new Script((line) => this.take(line), make);
     this.script.add('C 0');
     this.script.add('W 0 40000 232');
     this.script.add('M 0 200000');
     this.script.add('M 1 10000');
+  }
+
+  /** Plays a line on both and compares what they print. */
+  protected take(line: string): void {
+    const model = this.script.model.step(line)?.trimEnd() ?? null;
+    const viommu = this.play(line);
+    if (viommu !== model) this.differ(model, viommu);
+  }
+
+  /** Plays a line on viommu. */
+  protected play(line: string): string | null {
+    const before = this.player.lines.length;
+    this.player.step(line);
+    return this.player.lines.length > before ? this.player.lines.at(-1)!.trimEnd() : null;
+  }
+
+  protected differ(model: string | null, viommu: string | null): never {
+    throw new Difference(this.script.lines, model, viommu);
   }
 
   step({ choice, seed }: RandomStep): void {
@@ -86,15 +103,46 @@ export class Run {
     const other = dice.once(24);
     if (other && this.script.context(1) === null) this.script.add('C 1');
     BY_NAME.get(name)!(this.script, dice, other ? 1 : 0);
+    if (++this.#steps % STEPS_BETWEEN_LOOKS === 0) this.compareStates();
   }
 
-  /** Closes everything. */
+  /** Compares what no ioctl tells. */
+  compareStates(): void {
+    const model = modelState(this.script.model.machine);
+    const viommu = viommuState(this.player.kernel, this.player.process);
+    for (let i = 0; i < Math.max(model.length, viommu.length); i++)
+      if (model[i] !== viommu[i]) this.differ(model[i] ?? null, viommu[i] ?? null);
+  }
+
+  /** Closes everything; nothing may be left. */
   end(): void {
+    this.compareStates();
     lastSteps(this.script);
     for (const slot of [0, 1]) if (this.script.context(slot) !== null) this.script.add(`X ${slot}`);
     for (const kind of ['access-fd', 'fault-fd', 'veventq-fd', 'dmabuf-fd'] as const)
       for (const slot of [0, 1])
         for (const variable of this.script.live(slot, kind))
           if (this.script.live(slot, kind).includes(variable)) this.script.add(`Z ${variable}`);
+    this.#checkLeaks();
+  }
+
+  #checkLeaks(): void {
+    const { kernel, process } = this.player;
+    // Descriptors that no variable holds any more.
+    process.exit();
+    const { frames, ram } = kernel.physical;
+    const left = [
+      ['pinned frames', frames.pinned],
+      ['chunks of frames', frames.chunks],
+      ['pages of RAM', ram.size],
+      ['locked pages', kernel.locked.of(process.uid)],
+      ['VmLck', process.memory.lockedPages],
+      ['VmPin', process.memory.pinnedPages],
+    ] as const;
+    for (const [what, count] of left) if (count !== 0) this.differ(`no ${what}`, `${count} ${what}`);
+    const device = kernel.mock.createDevice(0);
+    if (failed(device)) throw new Error(device.reason);
+    if (device.id !== 0) this.differ('no mock device', `mock devices up to ${device.id - 1}`);
+    kernel.mock.destroyDevice(device);
   }
 }

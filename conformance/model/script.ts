@@ -104,9 +104,9 @@ export class Script {
   readonly #make: Maker;
   #nextVariable = 0;
 
-  /** `take` is called with each line after the model played it, `make` for an object that a step needs. */
-  constructor(take: (line: string, printed: string | null) => void, make: Maker) {
-    this.#take = (line) => take(line, this.model.step(line));
+  /** `take` plays a line, on the model too; `make` makes an object that a step needs. */
+  constructor(take: (line: string) => void, make: Maker) {
+    this.#take = take;
     this.#make = make;
   }
 

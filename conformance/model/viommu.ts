@@ -137,6 +137,7 @@ export function hwQueueAlloc(call: Call): void {
       viommu,
       index,
       access,
+      base: iova,
       first,
       last,
       previous,

@@ -1,0 +1,143 @@
+/* Reading and writing the memory of a task that waits for an answer. */
+#include "viommu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define STRING_CHUNK 256u
+/* What is taken for the stack around its bottom: RLIMIT_STACK is 8 MiB where nobody changed it. */
+#define STACK_BELOW (8u << 20)
+#define STACK_ABOVE (1u << 16)
+
+/* For where process_vm_readv() is refused (an older container's filter): the same bytes by /proc/PID/mem. */
+static ssize_t by_mem_file(pid_t pid, uint64_t va, void *bytes, size_t length, bool write_it)
+{
+	char path[32];
+	ssize_t done;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)pid);
+	fd = open(path, (write_it ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	done = write_it ? pwrite(fd, bytes, length, (off_t)va) : pread(fd, bytes, length, (off_t)va);
+	close(fd);
+	return done;
+}
+
+/* Up to two pieces, split where a page ends, so that what can be read before a hole is read. */
+static ssize_t transfer(struct supervisor *s, pid_t pid, uint64_t va, void *bytes, size_t length, bool write_it)
+{
+	size_t first = PAGE - (va & (PAGE - 1));
+	struct iovec local = { bytes, length };
+	struct iovec remote[2] = {
+		{ (void *)(uintptr_t)va, length < first ? length : first },
+		{ (void *)(uintptr_t)(va + first), length < first ? 0 : length - first },
+	};
+	ssize_t done;
+
+	if (!s->vm_calls_refused) {
+		done = write_it ? process_vm_writev(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0)
+				: process_vm_readv(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0);
+		if (done >= 0 || (errno != ENOSYS && errno != EPERM))
+			return done;
+		s->vm_calls_refused = errno == ENOSYS;
+	}
+	return by_mem_file(pid, va, bytes, length, write_it);
+}
+
+/*
+ * The file /proc/TID/mem of the task that waits, where it may stand in for process_vm_readv() and _writev(): it takes
+ * two thirds of their time, but it does not heed the protection of a page (FOLL_FORCE). So it serves only a page that
+ * they have reached before, and only on the stack, where protections do not change. NULL otherwise, and the page is
+ * remembered when the caller has reached it.
+ */
+static struct slot *known_page(struct supervisor *s, pid_t pid, uint64_t va, size_t length, bool write_it)
+{
+	struct slot *slot = &s->slots[(uint32_t)pid % SLOTS];
+	uint64_t page = va / PAGE + 1;
+
+	if (!s->slot_trusted || (uint32_t)pid != s->box->tid || slot->tid != (uint32_t)pid)
+		return NULL;
+	if ((va & (PAGE - 1)) + length > PAGE || (write_it ? slot->writable_page : slot->readable_page) != page)
+		return NULL;
+	if (va > task_stack(slot) + STACK_ABOVE || va + STACK_BELOW < task_stack(slot))
+		return NULL;
+	if (slot->mem < 0)
+		slot->mem = openat(slot->proc, "mem", O_RDWR | O_CLOEXEC);
+	return slot->mem < 0 ? NULL : slot;
+}
+
+static void remember_page(struct supervisor *s, pid_t pid, uint64_t va, bool write_it)
+{
+	struct slot *slot = &s->slots[(uint32_t)pid % SLOTS];
+
+	if (slot->tid == (uint32_t)pid)
+		*(write_it ? &slot->writable_page : &slot->readable_page) = va / PAGE + 1;
+}
+
+/* As much as is there. */
+ssize_t memory_read_some(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length)
+{
+	size_t in_page = PAGE - (va & (PAGE - 1));
+	struct slot *slot;
+	ssize_t done;
+
+	/* What a struct needs is nearly always in one page; the rest is asked for when it is not. */
+	if (in_page >= 64 && in_page < length)
+		length = in_page;
+	slot = known_page(s, pid, va, length, false);
+	if (slot && pread(slot->mem, into, length, (off_t)va) == (ssize_t)length)
+		return length;
+	done = transfer(s, pid, va, into, length, false);
+	if (done == (ssize_t)length)
+		remember_page(s, pid, va, false);
+	return done;
+}
+
+/* All of it, or -1. */
+ssize_t memory_read(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length)
+{
+	return transfer(s, pid, va, into, length, false) == (ssize_t)length ? (ssize_t)length : -1;
+}
+
+ssize_t memory_write(struct supervisor *s, pid_t pid, uint64_t va, const void *from, size_t length)
+{
+	struct slot *slot = known_page(s, pid, va, length, true);
+
+	if (slot && pwrite(slot->mem, from, length, (off_t)va) == (ssize_t)length)
+		return length;
+	if (transfer(s, pid, va, (void *)from, length, true) != (ssize_t)length)
+		return -1;
+	remember_page(s, pid, va, true);
+	return length;
+}
+
+/* A string with its final NUL; its length without, or -1 where it is not readable or longer than `size`. */
+ssize_t memory_read_string(struct supervisor *s, pid_t pid, uint64_t va, char *into, size_t size)
+{
+	size_t have = 0;
+
+	while (have < size) {
+		size_t to_page_end = PAGE - ((va + have) & (PAGE - 1));
+		size_t chunk = to_page_end < STRING_CHUNK ? to_page_end : STRING_CHUNK;
+		const char *nul;
+		ssize_t got;
+
+		if (chunk > size - have)
+			chunk = size - have;
+		got = transfer(s, pid, va + have, into + have, chunk, false);
+		if (got <= 0)
+			return -1;
+		nul = memchr(into + have, 0, got);
+		if (nul)
+			return nul - into;
+		have += got;
+	}
+	return -1;
+}

@@ -1,0 +1,231 @@
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import { exact } from '@viommu/core/base/u64';
+import type { AddressSpace, Vma } from '@viommu/core/memory/process';
+import { ESRCH } from './errno.ts';
+import { PREFETCH_BYTES, SCRATCH_BYTES, type Mailbox, type Native } from './native.ts';
+import { findSmapsEntry, parseMaps, type MapsLine } from './proc-text.ts';
+import type { SharedFiles } from './shared-files.ts';
+
+const O_RDWR = 2;
+const O_RDONLY = 0;
+const VMA_READABLE = 1n;
+const VMA_WRITABLE = 2n;
+const VMA_SHARED = 8n;
+
+const decoder = new TextDecoder();
+
+/** The task whose call is being answered, as far as its memory is concerned. */
+export interface CurrentCall {
+  /** 0 between calls. */
+  tid: number;
+  memory: HostAddressSpace | null;
+  /** The address of the bytes that came with the notification, and how many are good. */
+  prefetchVa: bigint;
+  prefetched: number;
+}
+
+/** What address spaces have in common. */
+export interface MemoryHost {
+  readonly native: Native;
+  readonly box: Mailbox;
+  readonly current: CurrentCall;
+  readonly shared: SharedFiles;
+  /** Whether the inode on the placeholders' device belongs to a file of ours. */
+  isPlaceholder(major: number, minor: number, inode: bigint): boolean;
+}
+
+let nextId = 1;
+
+/**
+ * A process's memory. It is held by open files of /proc, which belong to the address space (mm_struct) and not to the
+ * process id: after an execve() they reach nothing any more, as it should be.
+ */
+export class HostAddressSpace implements AddressSpace {
+  readonly id = nextId++;
+  /** A process that has the address space. */
+  readonly pid: number;
+  /** Processes that are known to have it: after vfork() more than one. */
+  users = 0;
+  lockedPages = 0;
+  pinnedPages = 0;
+  readonly #host: MemoryHost;
+  #memFile: number;
+  #mapsFile: number;
+  #queryRefused = false;
+
+  /** Opens the memory of a process that is stopped in a system call. */
+  constructor(host: MemoryHost, pid: number) {
+    this.#host = host;
+    this.pid = pid;
+    this.#memFile = tryOpen(`/proc/${pid}/mem`, O_RDWR);
+    this.#mapsFile = tryOpen(`/proc/${pid}/maps`, O_RDONLY);
+  }
+
+  get alive(): boolean {
+    if (this.#memFile < 0) return false;
+    return this.#host.current.memory === this || this.#host.native.memoryAlive(this.#memFile) !== 0;
+  }
+
+  read(va: bigint, into: Uint8Array): boolean {
+    const { native, box, current } = this.#host;
+    if (current.memory !== this) return this.#memFile >= 0 && this.#readRemote(va, into);
+    if (current.prefetched > 0 && va >= current.prefetchVa && this.#readPrefetched(va, into)) return true;
+    if (into.length > SCRATCH_BYTES) return native.read(current.tid, va, into) !== 0;
+    box.wide[0] = va;
+    if (native.readScratch(current.tid, into.length) === 0) return false;
+    into.set(box.scratch.subarray(0, into.length));
+    return true;
+  }
+
+  write(va: bigint, from: Uint8Array): boolean {
+    const { native, box, current } = this.#host;
+    if (current.memory !== this) return this.#memFile >= 0 && this.#writeRemote(va, from);
+    current.prefetched = 0;
+    if (from.length > SCRATCH_BYTES) return native.write(current.tid, va, from) !== 0;
+    box.wide[0] = va;
+    box.scratch.set(from);
+    return native.writeScratch(current.tid, from.length) !== 0;
+  }
+
+  mappings(start: bigint, last: bigint): readonly Vma[] {
+    const found: Vma[] = [];
+    for (const { line, pageBytes } of this.#lines(start, last)) found.push(this.#vma(line, pageBytes));
+    return found;
+  }
+
+  /** The lines of /proc/PID/maps that touch the inclusive range. */
+  lines(start: bigint, last: bigint): MapsLine[] {
+    return [...this.#lines(start, last)].map(({ line }) => line);
+  }
+
+  /** One process less has it; without any and without life it is closed. */
+  leave(): void {
+    this.users--;
+    if (this.users > 0 || this.alive) return;
+    if (this.#memFile >= 0) closeSync(this.#memFile);
+    if (this.#mapsFile >= 0) closeSync(this.#mapsFile);
+    this.#memFile = -1;
+    this.#mapsFile = -1;
+  }
+
+  #readPrefetched(va: bigint, into: Uint8Array): boolean {
+    const { box, current } = this.#host;
+    const distance = va - current.prefetchVa;
+    if (distance >= PREFETCH_BYTES) return false;
+    const at = exact(distance);
+    const end = at + into.length;
+    if (end > current.prefetched) return false;
+    into.set(box.prefetch.subarray(at, end));
+    return true;
+  }
+
+  // Of a process that does not wait for us. The file is of the address space, so nothing can come in between; and like
+  // a pinned page it does not ask for the protection that the page has now.
+  #readRemote(va: bigint, into: Uint8Array): boolean {
+    return this.#host.native.readAt(this.#memFile, va, into) === into.length;
+  }
+
+  #writeRemote(va: bigint, from: Uint8Array): boolean {
+    return this.#host.native.writeAt(this.#memFile, va, from, 0) === from.length;
+  }
+
+  *#lines(start: bigint, last: bigint): Generator<{ line: MapsLine; pageBytes: number }> {
+    if (this.#queryRefused) {
+      yield* this.#linesByText(start, last);
+      return;
+    }
+    const { native, box } = this.#host;
+    let at = start;
+    while (this.#mapsFile >= 0) {
+      const found = native.mapping(this.#mapsFile, at);
+      if (found < 0 && at === start) {
+        // Linux before 6.11 has no PROCMAP_QUERY.
+        this.#queryRefused = found !== -ESRCH;
+        if (this.#queryRefused) yield* this.#linesByText(start, last);
+        return;
+      }
+      if (found <= 0 || box.wide[0]! > last) return;
+      const end = box.wide[1]!;
+      yield { line: queriedLine(box), pageBytes: exact(box.wide[3]!) };
+      if (end > last) return;
+      at = end;
+    }
+  }
+
+  *#linesByText(start: bigint, last: bigint): Generator<{ line: MapsLine; pageBytes: number }> {
+    for (const line of parseMaps(this.#text('maps'))) {
+      if (line.end <= start || line.start > last) continue;
+      yield { line, pageBytes: this.#mayBeHuge(line) ? this.#smaps(line).pageBytes : 4096 };
+    }
+  }
+
+  #text(name: string): string {
+    try {
+      return readFileSync(`/proc/${this.pid}/${name}`, 'utf8');
+    } catch {
+      return '';
+    }
+  }
+
+  #smaps(line: MapsLine): { pageBytes: number; flags: readonly string[] } {
+    return findSmapsEntry(this.#text('smaps'), line.start) ?? { pageBytes: 4096, flags: [] };
+  }
+
+  #mayBeHuge(line: MapsLine): boolean {
+    return line.inode !== 0n && (line.name.startsWith('/anon_hugepage') || /huge/.test(line.name));
+  }
+
+  #vma(line: MapsLine, pageBytes: number): Vma {
+    const pinnable = this.#pinnable(line);
+    const shared = line.shared && pinnable && line.inode !== 0n;
+    return {
+      start: line.start,
+      last: line.end - 1n,
+      readable: line.readable,
+      writable: line.writable,
+      pinnable,
+      shared: shared
+        ? { file: this.#host.shared.ofMapping(this, line, pageBytes), offset: line.offset }
+        : null,
+      pageBytes,
+    };
+  }
+
+  /** mm/gup.c check_vma_flags(): not VM_IO and VM_PFNMAP, which device files have, and what we map as one. */
+  #pinnable(line: MapsLine): boolean {
+    if (line.name.startsWith('[vvar')) return false;
+    if (line.inode === 0n) return true;
+    if (this.#host.isPlaceholder(line.major, line.minor, line.inode)) return false;
+    const { name } = line;
+    const maybeDevice =
+      name.startsWith('anon_inode:') || (name.startsWith('/dev/') && !/^\/dev\/(?:zero|shm\/)/.test(name));
+    if (!maybeDevice) return true;
+    const { flags } = this.#smaps(line);
+    return !flags.includes('io') && !flags.includes('pf');
+  }
+}
+
+function queriedLine(box: Mailbox): MapsLine {
+  const flags = box.wide[2]!;
+  const [major, minor, nameLength] = [box.out[0]!, box.out[1]!, box.out[2]!];
+  return {
+    start: box.wide[0]!,
+    end: box.wide[1]!,
+    readable: (flags & VMA_READABLE) !== 0n,
+    writable: (flags & VMA_WRITABLE) !== 0n,
+    shared: (flags & VMA_SHARED) !== 0n,
+    offset: box.wide[4]!,
+    major,
+    minor,
+    inode: box.wide[5]!,
+    name: decoder.decode(box.scratch.subarray(0, nameLength)),
+  };
+}
+
+function tryOpen(path: string, flags: number): number {
+  try {
+    return openSync(path, flags);
+  } catch {
+    return -1;
+  }
+}

@@ -1,0 +1,271 @@
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+// What native/viommu.h says, in TypeScript. Numbers and offsets are mirrored from there.
+
+/** What a stopped system call asks for (enum op). */
+export const OP = {
+  IOCTL: 1,
+  OPEN: 2,
+  ACCESS: 3,
+  STAT: 4,
+  STATX: 5,
+  FSTAT: 6,
+  FSTATX: 7,
+  READLINK: 8,
+  MMAP: 9,
+  READ: 10,
+  WRITE: 11,
+  READV: 12,
+  WRITEV: 13,
+  PREAD: 14,
+  PWRITE: 15,
+  PREADV: 16,
+  PWRITEV: 17,
+  XATTR: 18,
+  LSEEK: 19,
+  EXEC: 20,
+  CREDENTIALS: 21,
+} as const;
+
+/** Whose file a descriptor refers to (enum whose). */
+export const WHOSE = { FOREIGN: 0, PLACEHOLDER: 1, PIPE: 2 } as const;
+
+/** What happened besides a notification (enum event). */
+export const EVENT = { LAST_CLOSE: 1, HANG_UP: 2, EXIT: 3, SIGNAL: 4, GONE: 5, OVERFLOW: 6 } as const;
+
+/** How far the start of a program came (enum spawn_stage). */
+export const SPAWN = { FORK: 1, NO_NEW_PRIVS: 2, SECCOMP: 3, LISTENER: 4, EXEC: 5 } as const;
+
+/** What became of a child (enum wait_kind). */
+export const WAIT = { NONE: 0, EXITED: 1, SIGNALED: 2, STOPPED: 3, CONTINUED: 4 } as const;
+
+/** The addon's functions. A number that says it may be `-errno` is one where it is negative. */
+export interface Native {
+  /** The mailbox, or -errno. One supervisor per thread. */
+  create(patterns: readonly string[]): ArrayBuffer | number;
+  close(): void;
+  /** The process id; or -1 with out[0] the stage that failed and out[1] the errno. */
+  spawn(
+    candidates: readonly string[],
+    argv: readonly string[],
+    env: readonly string[],
+    inherit: readonly number[],
+    nofileSoft: number,
+    windowLow: number,
+    windowHigh: number,
+    stopReads: boolean,
+  ): number;
+  /** Sends the mailbox's response, then waits: 1 with something in the mailbox, 0 after the timeout, -errno. */
+  next(timeoutMs: number): number;
+  /** Sends the mailbox's response now. 0, or -errno. */
+  send(): number;
+  idValid(): boolean;
+  /** A {@link WAIT} kind, with the status or signal in out[0] and the process in out[1]. */
+  wait(pid: number, block?: boolean): number;
+  signals(numbers: readonly number[]): void;
+  stopBy(signal: number): void;
+  dieBy(signal: number): never;
+  exit(status: number): never;
+
+  /** 0 where files without names can be made in the directory and tell when they are closed; else -errno. */
+  useDirectory(path: string): number;
+  /** A descriptor or -errno; out[0] inode, out[1] watch. */
+  placeholder(flags: number): number;
+  /** The file behind a descriptor of a task, opened by us once more; or -errno. */
+  openOf(tid: number, fd: number, flags: number): number;
+  directory(path: string): number;
+  reopen(fd: number, flags: number): number;
+  /** The program's end or -errno; out[0] inode, out[1] our end. */
+  pipe(flags: number): number;
+  putByte(ourEnd: number): number;
+  takeByte(ourEnd: number): number;
+  watch(fd: number, event: number, token: number): number;
+  closeFd(fd: number): number;
+  /** The number in the waiting task, or -errno. `at`: -1 for the lowest free. `answer`: it is also the call's result. */
+  addFd(fd: number, at: number, closeOnExec: boolean, answer: boolean): number;
+  /** A {@link WHOSE}, with out[0] the inode. */
+  identify(tid: number, fd: number): number;
+  identifyPath(path: string): number;
+  /** The lowest number from low to high - 1 under which the task has nothing open, or -1. */
+  lowestFree(tid: number, low: number, high: number): number;
+  /** A descriptor of a file that holds the bytes, or -errno. */
+  textFile(bytes: Uint8Array): number;
+  pidfdOpen(pid: number): number;
+  pidfdGetfd(pidfd: number, fd: number): number;
+  pidfdSignal(pidfd: number, signal: number): number;
+  /** The magic number of the file system or -errno; out[0] its block size. */
+  fileSystem(fd: number): number;
+  /** 1 where two tasks share an address space, 0 where not, -errno where it cannot be known. */
+  sameMemory(one: number, other: number): number;
+  /** Makes a file that long where it is shorter. */
+  growTo(fd: number, bytes: bigint): number;
+
+  read(pid: number, va: bigint, into: Uint8Array): number;
+  write(pid: number, va: bigint, from: Uint8Array): number;
+  /** To or from the scratch bytes, the address in wide[0]. */
+  readScratch(pid: number, length: number): number;
+  writeScratch(pid: number, length: number): number;
+  readAt(fd: number, offset: bigint, into: Uint8Array): number;
+  writeAt(fd: number, offset: bigint, from: Uint8Array, hugePageBytes: number): number;
+  memoryAlive(memFile: number): number;
+  /** 1 with wide[] and out[] filled, 0 where there is no further mapping, -errno. */
+  mapping(mapsFile: number, address: bigint): number;
+  putStat(pid: number): number;
+  putStatx(pid: number): number;
+  /** The soft limit, -1 for none, -2 where it cannot be known; out[0] the hard one. */
+  limit(pid: number, resource: number): number;
+}
+
+const OFFSET = { A: 64, PREFETCH: 128, OUT: 256, WIDE: 384, EVENTS: 512, PATH: 8704, SCRATCH: 12800 } as const;
+const INDEX = {
+  RESPONSE_ID_64: 0,
+  RESPONSE_VALUE_64: 1,
+  RESPONSE_ERROR: 4,
+  RESPOND: 5,
+  NOTIFIED: 6,
+  OP: 7,
+  ID_64: 4,
+  TID: 10,
+  GENERATION: 11,
+  FD: 12,
+  WHOSE: 13,
+  INODE_64: 7,
+  PREFETCHED: 26,
+  PATH_LENGTH: 27,
+  EVENT_COUNT: 28,
+  RECEIVED: 29,
+} as const;
+export const PREFETCH_BYTES = 128;
+export const SCRATCH_BYTES = 4096;
+const RESPOND_VALUE = 1;
+const RESPOND_CONTINUE = 2;
+const EVENT_WORDS = 4;
+
+const decoder = new TextDecoder();
+
+/** The memory that the addon and we share: one notification at a time. */
+export class Mailbox {
+  readonly #u32: Uint32Array;
+  readonly #i32: Int32Array;
+  readonly #u64: BigUint64Array;
+  readonly #i64: BigInt64Array;
+  readonly #f64: Float64Array;
+  /** Client memory at the ioctl's argument, {@link prefetched} bytes of it. */
+  readonly prefetch: Uint8Array;
+  readonly out: Float64Array;
+  readonly wide: BigUint64Array;
+  readonly scratch: Uint8Array;
+  readonly #path: Uint8Array;
+
+  constructor(buffer: ArrayBuffer) {
+    this.#u32 = new Uint32Array(buffer);
+    this.#i32 = new Int32Array(buffer);
+    this.#u64 = new BigUint64Array(buffer);
+    this.#i64 = new BigInt64Array(buffer);
+    this.#f64 = new Float64Array(buffer);
+    this.prefetch = new Uint8Array(buffer, OFFSET.PREFETCH, PREFETCH_BYTES);
+    this.out = new Float64Array(buffer, OFFSET.OUT, 16);
+    this.wide = new BigUint64Array(buffer, OFFSET.WIDE, 16);
+    this.#path = new Uint8Array(buffer, OFFSET.PATH, 4096);
+    this.scratch = new Uint8Array(buffer, OFFSET.SCRATCH, SCRATCH_BYTES);
+  }
+
+  get notified(): boolean {
+    return this.#u32[INDEX.NOTIFIED] !== 0;
+  }
+  get op(): number {
+    return this.#u32[INDEX.OP]!;
+  }
+  get tid(): number {
+    return this.#u32[INDEX.TID]!;
+  }
+  /** Changes whenever the addon looked afresh at whose number `tid` is. */
+  get generation(): number {
+    return this.#u32[INDEX.GENERATION]!;
+  }
+  get fd(): number {
+    return this.#i32[INDEX.FD]!;
+  }
+  get whose(): number {
+    return this.#u32[INDEX.WHOSE]!;
+  }
+  get inode(): number {
+    return this.#f64[INDEX.INODE_64]!;
+  }
+  get prefetched(): number {
+    return this.#u32[INDEX.PREFETCHED]!;
+  }
+  /** An argument that is a C int or unsigned int. */
+  low(argument: number): number {
+    return this.#u32[OFFSET.A / 4 + 2 * argument]!;
+  }
+  /** An argument that is a pointer, a size or an offset. */
+  arg(argument: number): bigint {
+    return this.#u64[OFFSET.A / 8 + argument]!;
+  }
+  get path(): string {
+    return decoder.decode(this.#path.subarray(0, this.#u32[INDEX.PATH_LENGTH]));
+  }
+
+  /** Notifications so far, those that the addon settled included. */
+  get received(): number {
+    return this.#u32[INDEX.RECEIVED]!;
+  }
+
+  get eventCount(): number {
+    return this.#u32[INDEX.EVENT_COUNT]!;
+  }
+  eventKind(event: number): number {
+    return this.#i32[OFFSET.EVENTS / 4 + event * EVENT_WORDS]!;
+  }
+  eventField(event: number, field: 0 | 1 | 2): number {
+    return this.#i32[OFFSET.EVENTS / 4 + event * EVENT_WORDS + 1 + field]!;
+  }
+
+  /** The call returns `value` (zero or more), or fails with -`value`. */
+  answer(value: number): void {
+    this.#u64[INDEX.RESPONSE_ID_64] = this.#u64[INDEX.ID_64]!;
+    if (value < 0) {
+      this.#i64[INDEX.RESPONSE_VALUE_64] = 0n;
+      this.#i32[INDEX.RESPONSE_ERROR] = value;
+    } else {
+      this.#i64[INDEX.RESPONSE_VALUE_64] = BigInt(value);
+      this.#i32[INDEX.RESPONSE_ERROR] = 0;
+    }
+    this.#u32[INDEX.RESPOND] = RESPOND_VALUE;
+  }
+
+  /** The kernel goes on with the call as if it had not been stopped. */
+  pass(): void {
+    this.#u64[INDEX.RESPONSE_ID_64] = this.#u64[INDEX.ID_64]!;
+    this.#u32[INDEX.RESPOND] = RESPOND_CONTINUE;
+  }
+}
+
+/** The addon cannot be loaded: not built, or built for something else. */
+export class AddonMissing extends Error {
+  override name = 'AddonMissing';
+}
+
+let loaded: Native | undefined;
+
+/** Loads the addon. Beside a bundle it is `viommu.node`, in the workspace `packages/host/native/build/viommu.node`. */
+export function native(): Native {
+  if (loaded) return loaded;
+  const places = ['./viommu.node', '../native/build/viommu.node', '../../host/native/build/viommu.node'];
+  for (const place of places) {
+    const path = fileURLToPath(new URL(place, import.meta.url));
+    if (!existsSync(path)) continue;
+    try {
+      loaded = createRequire(import.meta.url)(path) as Native;
+      return loaded;
+    } catch (error) {
+      throw new AddonMissing(`cannot load ${path}: ${(error as Error).message}`);
+    }
+  }
+  throw new AddonMissing(
+    'the native addon is not built: run `npm run build:native` (it needs a C compiler; CC names another than cc)',
+  );
+}

@@ -1,0 +1,246 @@
+import { readFileSync } from 'node:fs';
+import {
+  EACCES,
+  EEXIST,
+  EFAULT,
+  EINVAL,
+  EISDIR,
+  ENOTDIR,
+  ENXIO,
+} from '@viommu/core/abi/errno';
+import { ENODATA } from './errno.ts';
+import { failed } from '@viommu/core/base/result';
+import { exact } from '@viommu/core/base/u64';
+import { OP } from './native.ts';
+import { DEBUGFS } from './fault-attributes.ts';
+import type { InstalledFile } from './files.ts';
+import { ANSWERED, PASS, putStat, type Answer, type Machine } from './machine.ts';
+import { addToStatus } from './proc-text.ts';
+import type { HostTask } from './processes.ts';
+import { failNthFile } from './pseudo-files.ts';
+import {
+  accessible,
+  anonymousStat,
+  asksToWrite,
+  isDirectory,
+  S_IFDIR,
+  S_IFREG,
+  type NodeStat,
+  type VirtualNode,
+} from './virtual-nodes.ts';
+
+// System calls that take a path. The addon has made the path absolute and stopped it only where it may be ours.
+
+/** What the addon stops; `*` is any run of characters. */
+export const PATH_PATTERNS: readonly string[] = [
+  '/dev/iommu',
+  '/dev/vfio',
+  '/dev/vfio/*',
+  '/proc/*/status',
+  '/proc/*/fail-nth',
+  '/proc/*/fd/*',
+  DEBUGFS,
+  `${DEBUGFS}/fail*`,
+];
+
+const O_CREAT = 0o100;
+const O_EXCL = 0o200;
+const O_DIRECTORY = process.arch === 'arm64' ? 0o40000 : 0o200000;
+const O_CLOEXEC = 0o2000000;
+const O_PATH = 0o10000000;
+const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+
+const PROC_FILE = /^\/proc\/(\d+)(?:\/task\/(\d+))?\/(status|fail-nth|fd\/(\d+))$/;
+
+/** What a path leads to. */
+export type Target =
+  | { readonly kind: 'node'; readonly node: VirtualNode }
+  | { readonly kind: 'fault'; readonly what: 'directory' | 'file' }
+  | { readonly kind: 'status'; readonly pid: number }
+  | { readonly kind: 'fail-nth'; readonly pid: number; readonly tid: number }
+  | { readonly kind: 'descriptor'; readonly file: InstalledFile };
+
+/** What an absolute path leads to; null where it is nothing of ours. */
+export function findTarget(machine: Machine, path: string): Target | null {
+  const node = machine.nodes.get(path);
+  if (node !== undefined) return { kind: 'node', node };
+  if (path.startsWith(DEBUGFS)) {
+    const what = machine.faults.kind(path);
+    return what === null ? null : { kind: 'fault', what };
+  }
+  const match = PROC_FILE.exec(path);
+  if (match === null) return null;
+  const pid = Number.parseInt(match[1]!, 10);
+  const tid = match[2] === undefined ? pid : Number.parseInt(match[2], 10);
+  if (match[3] === 'status') return { kind: 'status', pid };
+  if (match[3] === 'fail-nth') return { kind: 'fail-nth', pid, tid };
+  const file = machine.files.of(tid, Number.parseInt(match[4]!, 10));
+  return file === undefined ? null : { kind: 'descriptor', file };
+}
+
+/** Answers the call in the mailbox. */
+export function answerPathCall(machine: Machine, task: HostTask, target: Target): Answer {
+  const { box } = machine;
+  const { path, op } = box;
+  switch (op) {
+    case OP.OPEN:
+      return open(machine, task, target, path, box.low(0));
+    case OP.READLINK:
+      return readlink(machine, task, target);
+    case OP.XATTR:
+      // None of ours has any. What is listed is nothing.
+      return target.kind === 'status' ? PASS : box.low(0) === 1 ? 0 : -ENODATA;
+    case OP.ACCESS: {
+      const stat = statOf(machine, target);
+      return stat === null ? PASS : accessible(stat, box.low(0)) ? 0 : -EACCES;
+    }
+    default: {
+      const follow = (box.low(1) & AT_SYMLINK_NOFOLLOW) === 0;
+      const stat = target.kind === 'descriptor' && !follow ? null : statOf(machine, target);
+      return stat === null ? PASS : putStat(machine, task.tid, box.arg(0), stat, op === OP.STATX);
+    }
+  }
+}
+
+/** What stat(2) says of an open file. */
+export function statOfFile(machine: Machine, { file, node, inode }: InstalledFile): NodeStat {
+  if (file.type === 'pseudo') return file.stat;
+  return node?.stat ?? anonymousStat(machine.nodes.get('/dev/iommu')!, inode);
+}
+
+function statOf(machine: Machine, target: Target): NodeStat | null {
+  const plain = (mode: number): NodeStat => ({
+    ...machine.nodes.get('/dev/iommu')!.stat,
+    mode,
+    major: 0,
+    minor: 0,
+  });
+  switch (target.kind) {
+    case 'node':
+      return target.node.stat;
+    case 'fault':
+      return plain(target.what === 'directory' ? S_IFDIR | 0o755 : S_IFREG | 0o600);
+    case 'status':
+      return null;
+    case 'fail-nth':
+      return plain(S_IFREG | 0o644);
+    case 'descriptor':
+      return statOfFile(machine, target.file);
+  }
+}
+
+function open(machine: Machine, task: HostTask, target: Target, path: string, flags: number): Answer {
+  switch (target.kind) {
+    case 'node':
+      return openNode(machine, task, target.node, flags);
+    case 'fault':
+      return openFault(machine, path, target.what, flags);
+    case 'status':
+      return openStatus(machine, target.pid, path, flags);
+    case 'fail-nth':
+      return openFailNth(machine, task, target, flags);
+    case 'descriptor': {
+      const { node } = target.file;
+      if ((flags & O_NOFOLLOW) !== 0) return PASS;
+      // fs/open.c: opening /proc/self/fd/N opens what it links to once more, which files without a path refuse.
+      return node === null ? -ENXIO : openNode(machine, task, node, flags);
+    }
+  }
+}
+
+function openNode(machine: Machine, task: HostTask, node: VirtualNode, flags: number): Answer {
+  if ((flags & (O_CREAT | O_EXCL)) === (O_CREAT | O_EXCL)) return -EEXIST;
+  const directory = isDirectory(node.stat);
+  if (!directory && (flags & O_DIRECTORY) !== 0) return -ENOTDIR;
+  if (directory && asksToWrite(flags)) return -EISDIR;
+  if (directory) return openDirectory(machine, node.path, flags);
+  if ((flags & O_PATH) !== 0) return PASS;
+  const file = machine.kernel.open(node.path, task, flags);
+  if (file === null) return PASS;
+  if (failed(file)) return -file.errno;
+  const fd = machine.files.install(task, file, {
+    closeOnExec: (flags & O_CLOEXEC) !== 0,
+    answer: true,
+    flags,
+    node,
+  });
+  if (fd < 0) {
+    file.release();
+    return fd;
+  }
+  const { trace } = machine;
+  if (trace.active) trace.emit({ kind: 'open', pid: task.process.pid, tid: task.tid, path: node.path, fd });
+  return ANSWERED;
+}
+
+/** An empty directory: what is in it can be opened, and is not listed. */
+function openDirectory(machine: Machine, path: string, flags: number): Answer {
+  return openFault(machine, path, 'directory', flags);
+}
+
+function openFault(machine: Machine, path: string, what: 'directory' | 'file', flags: number): Answer {
+  if (what === 'file' && (flags & O_DIRECTORY) !== 0) return -ENOTDIR;
+  if (what === 'directory' && asksToWrite(flags)) return -EISDIR;
+  return hand(machine, machine.faults.open(path, what, flags), flags);
+}
+
+/** Gives the task a descriptor of ours as it is. */
+function hand(machine: Machine, fd: number, flags: number): Answer {
+  if (fd < 0) return fd;
+  const number = machine.native.addFd(fd, -1, (flags & O_CLOEXEC) !== 0, true);
+  machine.native.closeFd(fd);
+  return number < 0 ? number : ANSWERED;
+}
+
+function openStatus(machine: Machine, pid: number, path: string, flags: number): Answer {
+  const memory = machine.processes.byPid(pid)?.memory;
+  if (memory === undefined || (memory.lockedPages === 0 && memory.pinnedPages === 0)) return PASS;
+  if (asksToWrite(flags)) return -EACCES;
+  let text: string;
+  try {
+    text = readFileSync(path, 'latin1');
+  } catch {
+    return PASS;
+  }
+  const shown = addToStatus(text, memory.lockedPages, memory.pinnedPages);
+  return hand(machine, machine.native.textFile(Buffer.from(shown, 'latin1')), flags);
+}
+
+function openFailNth(
+  machine: Machine,
+  task: HostTask,
+  target: Target & { kind: 'fail-nth' },
+  flags: number,
+): Answer {
+  const { processes, files } = machine;
+  const thread = processes.byTid(target.tid);
+  if (thread === null || thread.process.pid !== target.pid) return PASS;
+  const file = failNthFile(() => processes.byTid(target.tid), statOf(machine, target)!);
+  const closeOnExec = (flags & O_CLOEXEC) !== 0;
+  const fd = files.install(task, file, { closeOnExec, answer: true, flags, node: null });
+  return fd < 0 ? fd : ANSWERED;
+}
+
+function readlink(machine: Machine, task: HostTask, target: Target): Answer {
+  if (target.kind === 'node' || target.kind === 'fault') return -EINVAL;
+  if (target.kind !== 'descriptor') return PASS;
+  const { box } = machine;
+  const { file, node } = target.file;
+  const name = node?.path ?? (file.type === 'pseudo' ? '/proc/self/fail-nth' : LINK_NAMES[file.type]);
+  const size = exact(box.arg(1) & 0x7fff_ffffn);
+  if (size === 0) return -EINVAL;
+  const bytes = new TextEncoder().encode(name).subarray(0, size);
+  return task.process.memory.write(box.arg(0), bytes) ? bytes.length : -EFAULT;
+}
+
+// drivers/iommu/iommufd/eventq.c and selftest.c: anon_inode_getfile(); drivers/dma-buf/dma-buf.c dmabuffs_dname().
+const LINK_NAMES = {
+  iommufd: '/dev/iommu',
+  'vfio-device': '/dev/vfio/devices/vfio0',
+  'fault-queue': 'anon_inode:[iommufd-pgfault]',
+  veventq: 'anon_inode:[iommufd-viommu-event]',
+  access: 'anon_inode:[iommufd_test_staccess]',
+  'dma-buf': '/dmabuf:',
+} as const;
+

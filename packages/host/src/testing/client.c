@@ -1,0 +1,984 @@
+/*
+ * What the tests run under the supervisor: client NAME [ARGS] plays one scene and prints a line for each thing that it
+ * found out. Requests from 0xd0 on are of the stand-in kernel (stub-kernel.ts).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef __NR_openat2
+#define __NR_openat2 437
+#endif
+#ifndef __NR_faccessat2
+#define __NR_faccessat2 439
+#endif
+#ifndef __NR_close_range
+#define __NR_close_range 436
+#endif
+
+enum nr {
+	EVENT_QUEUE = 0xd0, EVENTS, ACCESS, MAPPING, KEEP, RECALL, FILE_OF, WHO, CHARGE, FAILPOINT, COPY, COUNT, BACKING,
+	STORE,
+};
+
+struct request {
+	uint64_t word[8];
+};
+
+static int ask(int fd, enum nr nr, struct request *request)
+{
+	return ioctl(fd, 0x3b00 | nr, request);
+}
+
+static int open_iommu(void)
+{
+	int fd = open("/dev/iommu", O_RDWR);
+
+	if (fd < 0) {
+		printf("open: %s\n", strerror(errno));
+		exit(1);
+	}
+	return fd;
+}
+
+static int alloc(int fd)
+{
+	struct {
+		uint32_t size, flags, id;
+	} alloc = { sizeof(alloc), 0, 0 };
+
+	return ioctl(fd, 0x3b81, &alloc) ? -1 : (int)alloc.id;
+}
+
+/* How many files the stand-in kernel has open, the one asked by included. */
+static long count(int fd)
+{
+	struct request request = { { 0 } };
+
+	return ask(fd, COUNT, &request) ? -1 : (long)request.word[1];
+}
+
+static void say(const char *what, long value)
+{
+	printf("%s %ld\n", what, value);
+	fflush(stdout);
+}
+
+static void say_errno(const char *what, long result)
+{
+	printf("%s %s\n", what, result < 0 ? strerrorname_np(errno) : "ok");
+	fflush(stdout);
+}
+
+static void use(const char *way, int fd)
+{
+	if (fd < 0)
+		printf("%s %s\n", way, strerrorname_np(errno));
+	else
+		printf("%s %s\n", way, alloc(fd) > 0 ? "works" : strerrorname_np(errno));
+	fflush(stdout);
+}
+
+static int scene_open(char **argv)
+{
+	struct {
+		uint64_t flags, mode, resolve;
+	} how = { O_RDWR, 0, 0 };
+	int dev = open("/dev", O_RDONLY | O_DIRECTORY), fd = open_iommu();
+	char link[64];
+
+	use("open", fd);
+#ifdef __NR_open
+	use("open(2)", syscall(__NR_open, "/dev/iommu", O_RDWR));
+#endif
+	use("openat", openat(AT_FDCWD, "/dev/iommu", O_RDWR | O_CLOEXEC));
+	use("openat-dirfd", openat(dev, "iommu", O_RDWR));
+	use("openat2", syscall(__NR_openat2, AT_FDCWD, "/dev/iommu", &how, sizeof(how)));
+	use("folded", open("/usr/../dev//./iommu", O_RDWR));
+	use("symlink", open(argv[0], O_RDWR));
+	use("symlink-nofollow", open(argv[0], O_RDWR | O_NOFOLLOW));
+	use("relative-symlink", open(argv[1], O_RDWR));
+	use("read-only", open("/dev/iommu", O_RDONLY));
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	use("proc-self-fd", open(link, O_RDWR));
+	snprintf(link, sizeof(link), "/dev/fd/%d", fd);
+	use("dev-fd", open(link, O_RDWR));
+	say("files", count(fd));
+	if (chdir("/dev/shm"))
+		say_errno("chdir", -1);
+	use("relative", open("../iommu", O_RDWR));
+	use("directory", open("/dev/iommu", O_RDWR | O_DIRECTORY));
+	use("exclusive", open("/dev/iommu", O_RDWR | O_CREAT | O_EXCL, 0600));
+	use("not-ours", open("/dev/iommuu", O_RDWR));
+	return 0;
+}
+
+static void say_stat(const char *way, int result, mode_t mode, unsigned major, unsigned minor, uint64_t inode)
+{
+	if (result)
+		printf("%s %s\n", way, strerrorname_np(errno));
+	else
+		printf("%s %o %u:%u %s\n", way, mode, major, minor, inode ? "inode" : "no inode");
+}
+
+static int scene_stat(char **argv)
+{
+	int fd = open_iommu(), high = fcntl(fd, F_DUPFD, 500), pair[2];
+	struct request request = { { 0 } };
+	struct statx stx;
+	struct stat st;
+	int result;
+	char name[80], target[80];
+	ssize_t length;
+
+	(void)argv;
+#define SAY_STAT(way, call) (result = (call), say_stat(way, result, st.st_mode, major(st.st_rdev), minor(st.st_rdev), st.st_ino))
+#define SAY_STATX(way, call) \
+	(result = (call), say_stat(way, result, stx.stx_mode, stx.stx_rdev_major, stx.stx_rdev_minor, stx.stx_ino))
+	SAY_STAT("stat", stat("/dev/iommu", &st));
+	SAY_STAT("lstat", lstat("/dev/iommu", &st));
+	SAY_STAT("fstat", fstat(fd, &st));
+	SAY_STAT("fstat(2)", syscall(__NR_fstat, fd, &st));
+	SAY_STAT("fstat-high", fstat(high, &st));
+	SAY_STAT("fstatat", fstatat(AT_FDCWD, "/dev/iommu", &st, 0));
+	SAY_STATX("statx", statx(AT_FDCWD, "/dev/iommu", 0, STATX_BASIC_STATS, &stx));
+	SAY_STATX("statx-fd", statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx));
+	SAY_STAT("vfio", stat("/dev/vfio/vfio", &st));
+	SAY_STAT("vfio-directory", stat("/dev/vfio/devices", &st));
+	SAY_STAT("bad-address", stat("/dev/iommu", (struct stat *)8));
+	ask(fd, ACCESS, &request);
+	SAY_STAT("anonymous", fstat(request.word[1], &st));
+	if (pipe(pair) == 0)
+		SAY_STAT("pipe", fstat(pair[0], &st));
+	SAY_STAT("closed", fstat(77, &st));
+	say_errno("access", access("/dev/iommu", R_OK | W_OK));
+	say_errno("access-x", access("/dev/iommu", X_OK));
+	say_errno("faccessat", faccessat(AT_FDCWD, "/dev/iommu", F_OK, 0));
+	say_errno("faccessat2", syscall(__NR_faccessat2, AT_FDCWD, "/dev/iommu", R_OK, 0));
+	say_errno("readlink", readlink("/dev/iommu", name, sizeof(name)));
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	length = readlink(name, target, sizeof(target));
+	printf("link %.*s\n", (int)length, target);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", (int)request.word[1]);
+	length = readlink(name, target, sizeof(target));
+	printf("link %.*s\n", (int)length, target);
+	return 0;
+}
+
+static int send_fd(int socket, int fd)
+{
+	char byte = 0, control[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	return sendmsg(socket, &msg, 0);
+}
+
+static int receive_fd(int socket)
+{
+	char byte, control[CMSG_SPACE(sizeof(int))];
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	int fd;
+
+	if (recvmsg(socket, &msg, 0) != 1 || !CMSG_FIRSTHDR(&msg))
+		return -1;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
+/* Each line: what was done, then how many files are open (1 is the file that is asked by). */
+static int scene_lifetime(char **argv)
+{
+	int asker = open_iommu(), fd, other, pair[2], status;
+	pid_t pid;
+
+	(void)argv;
+	fd = open_iommu();
+	say("opened", count(asker));
+	close(fd);
+	say("closed", count(asker));
+
+	fd = open_iommu();
+	other = dup(fd);
+	close(fd);
+	say("dup", count(asker));
+	use("dup-use", other);
+	dup2(asker, other);
+	say("dup2-over", count(asker));
+	close(other);
+
+	fd = open_iommu();
+	other = fcntl(fd, F_DUPFD_CLOEXEC, 100);
+	dup3(fd, 200, O_CLOEXEC);
+	close(fd);
+	close(other);
+	use("dup3-use", 200);
+	say("dup3", count(asker));
+	syscall(__NR_close_range, 100, 300, 0);
+	say("close_range", count(asker));
+
+	socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+	fd = open_iommu();
+	send_fd(pair[0], fd);
+	close(fd);
+	say("in-flight", count(asker));
+	other = receive_fd(pair[1]);
+	use("received-use", other);
+	close(other);
+	say("received-closed", count(asker));
+	fd = open_iommu();
+	send_fd(pair[0], fd);
+	close(fd);
+	close(pair[0]);
+	close(pair[1]);
+	say("lost-in-flight", count(asker));
+
+	fd = open_iommu();
+	pid = fork();
+	if (pid == 0) {
+		use("child-use", fd);
+		pause();
+	}
+	close(fd);
+	usleep(20000);
+	say("forked", count(asker));
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	say("killed", count(asker));
+
+	fd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	pid = vfork();
+	if (pid == 0) {
+		execl("/bin/true", "true", NULL);
+		_exit(1);
+	}
+	waitpid(pid, &status, 0);
+	close(fd);
+	say("vforked", count(asker));
+
+	fd = open_iommu();
+	void *map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+	say("mapped-byte", *(char *)map);
+	close(fd);
+	say("mapped", count(asker));
+	munmap(map, 4096);
+	say("unmapped", count(asker));
+	return 0;
+}
+
+static void *thread_use(void *argument)
+{
+	int fd = *(int *)argument;
+
+	use("thread", fd);
+	use("thread-open", open_iommu());
+	return NULL;
+}
+
+static int scene_threads(char **argv)
+{
+	int fd = open_iommu();
+	pthread_t thread;
+
+	(void)argv;
+	for (int i = 0; i < 3; i++) {
+		pthread_create(&thread, NULL, thread_use, &fd);
+		pthread_join(thread, NULL);
+	}
+	say("files", count(fd));
+	return 0;
+}
+
+/* client exec FD: what a program finds that was executed with a descriptor open. Without FD it executes itself. */
+static int scene_exec(char **argv)
+{
+	struct request before = { { 0 } }, after = { { 0 } };
+	char number[16], id[24], byte[24];
+	static char kept = 'k';
+	int fd;
+
+	if (argv[0]) {
+		fd = atoi(argv[0]);
+		use("executed-use", fd);
+		ask(fd, WHO, &after);
+		say("same-memory", after.word[4] == strtoull(argv[1], NULL, 10));
+		say_errno("recall", ask(fd, RECALL, &after));
+		say("files", count(fd));
+		return 0;
+	}
+	fd = open_iommu();
+	open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	say("files", count(fd));
+	ask(fd, WHO, &before);
+	before.word[1] = (uintptr_t)&kept;
+	ask(fd, KEEP, &before);
+	execl("/nonexistent", "nonexistent", NULL);
+	after.word[1] = 0;
+	ask(fd, WHO, &after);
+	say("failed-exec-same-memory", after.word[4] == before.word[4]);
+	say_errno("recall", ask(fd, RECALL, &after));
+	snprintf(byte, sizeof(byte), "byte %c", (char)after.word[1]);
+	puts(byte);
+	fflush(stdout);
+	snprintf(number, sizeof(number), "%d", fd);
+	snprintf(id, sizeof(id), "%llu", (unsigned long long)before.word[4]);
+	execl("/proc/self/exe", "client", "exec", number, id, NULL);
+	return 1;
+}
+
+/* vfork() shares the memory until the child executes another program. */
+static int scene_vfork(char **argv)
+{
+	struct request mine = { { 0 } }, child = { { 0 } };
+	char number[16], id[24];
+	int fd = open_iommu(), status;
+	pid_t pid;
+
+	(void)argv;
+	ask(fd, WHO, &mine);
+	snprintf(number, sizeof(number), "%d", fd);
+	snprintf(id, sizeof(id), "%llu", (unsigned long long)mine.word[4]);
+	pid = vfork();
+	if (pid == 0) {
+		ask(fd, WHO, &child);
+		execl("/proc/self/exe", "client", "exec", number, id, NULL);
+		_exit(1);
+	}
+	waitpid(pid, &status, 0);
+	say("vfork-same-memory", mine.word[4] == child.word[4]);
+	pid = fork();
+	if (pid == 0) {
+		ask(fd, WHO, &child);
+		_exit(mine.word[4] == child.word[4]);
+	}
+	waitpid(pid, &status, 0);
+	say("fork-same-memory", WEXITSTATUS(status));
+	return 0;
+}
+
+static int scene_many_opens(char **argv)
+{
+	int times = atoi(argv[0]), asker = open_iommu();
+
+	for (int i = 0; i < times; i++) {
+		int fd = open_iommu();
+
+		if (alloc(fd) <= 0 || close(fd)) {
+			say("failed-at", i);
+			return 1;
+		}
+	}
+	say("files", count(asker));
+	return 0;
+}
+
+static int scene_many_children(char **argv)
+{
+	int children = atoi(argv[0]), fd = open_iommu(), pair[2], good = 0;
+
+	for (int i = 0; i < children; i++) {
+		pid_t pid;
+		int status, received;
+
+		socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+		pid = fork();
+		if (pid == 0) {
+			int own = open_iommu();
+
+			_exit(!(alloc(fd) > 0 && alloc(own) > 0 && send_fd(pair[1], own) == 1));
+		}
+		received = receive_fd(pair[0]);
+		waitpid(pid, &status, 0);
+		good += status == 0 && alloc(received) > 0;
+		close(received);
+		close(pair[0]);
+		close(pair[1]);
+	}
+	say("good", good);
+	say("files", count(fd));
+	return 0;
+}
+
+static volatile int shared_fd, stop_now;
+
+static void *hammer(void *argument)
+{
+	long calls = 0;
+
+	(void)argument;
+	while (!stop_now) {
+		int id = alloc(shared_fd);
+
+		if (id <= 0 && errno != EBADF && errno != ENOTTY)
+			printf("unexpected %s\n", strerrorname_np(errno));
+		calls++;
+	}
+	return (void *)calls;
+}
+
+/* One thread calls on a descriptor that another one closes and opens again. */
+static int scene_close_race(char **argv)
+{
+	int asker = open_iommu();
+	pthread_t thread;
+	void *calls;
+
+	(void)argv;
+	shared_fd = open_iommu();
+	pthread_create(&thread, NULL, hammer, NULL);
+	for (int i = 0; i < 2000; i++) {
+		int now = shared_fd, again;
+
+		close(now);
+		again = open_iommu();
+		if (again != now && dup2(again, now) >= 0)
+			close(again);
+	}
+	stop_now = 1;
+	pthread_join(thread, &calls);
+	close(shared_fd);
+	say("calls", (long)calls > 0);
+	say("files", count(asker));
+	return 0;
+}
+
+static int scene_foreign(char **argv)
+{
+	int fd = open_iommu(), null = open("/dev/null", O_RDWR), pair[2];
+
+	(void)argv;
+	say_errno("null", alloc(null));
+	say_errno("closed", alloc(99));
+	if (pipe(pair) == 0)
+		say_errno("pipe", alloc(pair[0]));
+	dup2(null, fd);
+	say_errno("replaced", alloc(fd));
+	return 0;
+}
+
+static int scene_events(char **argv)
+{
+	struct request request = { { 0 } };
+	struct pollfd ready = { 0 };
+	int fd = open_iommu(), queue, copy;
+	struct iovec iov[2];
+	char buffer[64], *volatile nowhere = (char *)8;
+
+	(void)argv;
+	ask(fd, EVENT_QUEUE, &request);
+	queue = request.word[1];
+	say("number", queue);
+	ready.fd = queue;
+	ready.events = POLLIN | POLLOUT;
+	say("poll-empty", (poll(&ready, 1, 0), ready.revents));
+	say("read-empty", read(queue, buffer, 8));
+	say_errno("read-odd", read(queue, buffer, 7));
+	request.word[1] = 3;
+	ask(fd, EVENTS, &request);
+	say("poll", (poll(&ready, 1, 0), ready.revents));
+	say("read", read(queue, buffer, 4));
+	say("byte", (unsigned char)buffer[0]);
+	say("poll", (poll(&ready, 1, 0), ready.revents));
+	copy = dup2(queue, queue + 1);
+	say("read-copy", read(copy, buffer, 64));
+	say("poll", (poll(&ready, 1, 0), ready.revents));
+	say("write", write(queue, buffer, 8));
+	say_errno("write-odd", write(queue, buffer, 3));
+	request.word[1] = 2;
+	ask(fd, EVENTS, &request);
+	iov[0] = (struct iovec){ buffer, 4 };
+	iov[1] = (struct iovec){ buffer + 8, 40 };
+	say("readv", readv(queue, iov, 2));
+	request.word[1] = 1;
+	ask(fd, EVENTS, &request);
+	request.word[1] = 0;
+	request.word[2] = 1;
+	ask(fd, EVENTS, &request);
+	request.word[2] = 0;
+	say("poll-taken-back", (poll(&ready, 1, 0), ready.revents));
+	say_errno("read-bad-address", (request.word[1] = 1, ask(fd, EVENTS, &request), read(queue, nowhere, 4)));
+	say_errno("pread", pread(queue, buffer, 4, 8));
+	say_errno("lseek", lseek(queue, 0, SEEK_SET));
+	say("close-on-exec", fcntl(queue, F_GETFD));
+	close(queue);
+	say("files", count(fd));
+	close(copy);
+	say("files", count(fd));
+	return 0;
+}
+
+/* poll(2) is woken by an event that another thread brings about. */
+static void *bring_event(void *argument)
+{
+	struct request request = { { 0, 1 } };
+
+	usleep(50000);
+	ask(*(int *)argument, EVENTS, &request);
+	return NULL;
+}
+
+static int scene_poll_wakes(char **argv)
+{
+	struct request request = { { 0 } };
+	int fd = open_iommu();
+	pthread_t thread;
+
+	(void)argv;
+	ask(fd, EVENT_QUEUE, &request);
+	struct pollfd ready = { request.word[1], POLLIN, 0 };
+
+	pthread_create(&thread, NULL, bring_event, &fd);
+	say("woken", poll(&ready, 1, 10000));
+	pthread_join(thread, NULL);
+	return 0;
+}
+
+static void say_mapping(int fd, const char *what, void *va)
+{
+	struct request request = { { 0, (uintptr_t)va } };
+
+	if (ask(fd, MAPPING, &request))
+		printf("%s %s\n", what, strerrorname_np(errno));
+	else
+		printf("%s%s%s%s%s %llu\n", what, request.word[2] ? " shared" : "", request.word[3] ? " pinnable" : "",
+		       request.word[5] ? " memfd" : "", request.word[6] ? " writable" : "",
+		       (unsigned long long)request.word[4]);
+	fflush(stdout);
+}
+
+static int scene_mappings(char **argv)
+{
+	int fd = open_iommu(), memfd = memfd_create("buffer", 0), exe = open("/proc/self/exe", O_RDONLY);
+	int shm = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+	void *va;
+
+	(void)argv;
+	if (ftruncate(memfd, 8192) || ftruncate(shm, 8192))
+		return 1;
+#define MAP(prot, flags, fd) mmap(NULL, 8192, prot, flags, fd, 0)
+	say_mapping(fd, "stack", &va);
+	say_mapping(fd, "private", MAP(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+	say_mapping(fd, "anonymous", MAP(PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1));
+	say_mapping(fd, "memfd", MAP(PROT_READ | PROT_WRITE, MAP_SHARED, memfd));
+	say_mapping(fd, "tmpfs", MAP(PROT_READ | PROT_WRITE, MAP_SHARED, shm));
+	say_mapping(fd, "file", MAP(PROT_READ, MAP_PRIVATE, exe));
+	say_mapping(fd, "read-only", MAP(PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1));
+	say_mapping(fd, "placeholder", mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 4096));
+	say_mapping(fd, "hole", (void *)4096);
+	va = mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (va == MAP_FAILED)
+		puts("hugetlb none");
+	else
+		say_mapping(fd, "hugetlb", va);
+	return 0;
+}
+
+/* client shared KIND: memory that is kept, unmapped, and looked at again; then the same of a child that has gone. */
+static int scene_shared(char **argv)
+{
+	int fd = open_iommu(), memfd = -1, flags = MAP_SHARED | MAP_ANONYMOUS, status;
+	struct request request = { { 0 } };
+	char *va;
+	pid_t pid;
+
+	if (!strcmp(argv[0], "memfd")) {
+		memfd = memfd_create("buffer", 0);
+		flags = MAP_SHARED;
+		if (ftruncate(memfd, 8192))
+			return 1;
+	} else if (!strcmp(argv[0], "private")) {
+		flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	}
+	va = mmap(NULL, 8192, PROT_READ | PROT_WRITE, flags, memfd, 0);
+	va[4100] = 'm';
+	request.word[1] = (uintptr_t)va + 4100;
+	say_errno("keep", ask(fd, KEEP, &request));
+	request.word[2] = 's';
+	say_errno("store", ask(fd, STORE, &request));
+	say("stored", va[4100]);
+	va[4100] = 'n';
+	close(memfd);
+	munmap(va, 8192);
+	say_errno("recall-unmapped", ask(fd, RECALL, &request));
+	say("recalled", request.word[1]);
+	pid = fork();
+	if (pid == 0) {
+		memfd = flags == MAP_SHARED ? memfd_create("buffer", 0) : -1;
+		if (memfd >= 0 && ftruncate(memfd, 8192))
+			_exit(1);
+		va = mmap(NULL, 8192, PROT_READ | PROT_WRITE, flags, memfd, 0);
+		va[5] = 'c';
+		request.word[1] = (uintptr_t)va + 5;
+		ask(fd, KEEP, &request);
+		ask(fd, RECALL, &request);
+		_exit(request.word[1]);
+	}
+	waitpid(pid, &status, 0);
+	say("child-recalled", WEXITSTATUS(status));
+	request.word[1] = 0;
+	say_errno("recall-gone", ask(fd, RECALL, &request));
+	say("recalled", request.word[1]);
+	return 0;
+}
+
+static long kind(int fd, int of)
+{
+	struct request request = { { 0, of } };
+
+	return ask(fd, FILE_OF, &request) ? -1 : (long)request.word[2];
+}
+
+static int scene_files(char **argv)
+{
+	int fd = open_iommu(), pair[2];
+
+	(void)argv;
+	say("closed", kind(fd, 99));
+	say("ours", kind(fd, dup(fd)));
+	say("tmpfs", kind(fd, open("/dev/shm", O_TMPFILE | O_RDWR, 0600)));
+	say("memfd", kind(fd, memfd_create("buffer", 0)));
+	say("null", kind(fd, open("/dev/null", O_RDWR)));
+	if (pipe(pair) == 0)
+		say("pipe", kind(fd, pair[1]));
+	return 0;
+}
+
+static int scene_memory(char **argv)
+{
+	static char from[100000], to[100000];
+	int fd = open_iommu();
+	char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct request *edge, request = { { 0 } };
+
+	(void)argv;
+	for (size_t i = 0; i < sizeof(from); i++)
+		from[i] = i * 7;
+	request = (struct request){ { 0, (uintptr_t)from, sizeof(from), (uintptr_t)to } };
+	say_errno("copy", ask(fd, COPY, &request));
+	say("equal", !memcmp(from, to, sizeof(to)));
+	request.word[1] = 8;
+	say_errno("bad-source", ask(fd, COPY, &request));
+	request.word[1] = (uintptr_t)from;
+	request.word[3] = (uintptr_t)page;
+	request.word[2] = 4096;
+	mprotect(page, 4096, PROT_READ);
+	say_errno("read-only-target", ask(fd, COPY, &request));
+	munmap(page + 4096, 4096);
+	mprotect(page, 4096, PROT_READ | PROT_WRITE);
+	edge = (struct request *)(page + 4096 - sizeof(*edge));
+	say_errno("struct-before-hole", ask(fd, COUNT, edge));
+	say_errno("struct-over-hole", ask(fd, COUNT, (struct request *)(page + 4096 - 8)));
+	mprotect(page, 4096, PROT_READ);
+	say_errno("struct-read-only", ask(fd, COUNT, edge));
+	mprotect(page, 4096, PROT_NONE);
+	say_errno("struct-no-access", ask(fd, COUNT, edge));
+	return 0;
+}
+
+static int scene_backing(char **argv)
+{
+	struct request request = { { 0, 4096 } };
+	int fd = open_iommu();
+	char *va;
+	pid_t pid;
+
+	(void)argv;
+	say_errno("private", (long)mmap(NULL, 4096, PROT_READ, MAP_SHARED, open("/dev/iommu", O_RDWR), 100));
+	ask(fd, BACKING, &request);
+	say("before", request.word[1]);
+	va = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 4096);
+	say("byte", va[0]);
+	va[0] = 'w';
+	request.word[1] = 4096;
+	ask(fd, BACKING, &request);
+	say("mapped", request.word[1]);
+	say("written", request.word[2]);
+	pid = fork();
+	if (pid == 0)
+		pause();
+	munmap(va, 4096);
+	request.word[1] = 4096;
+	ask(fd, BACKING, &request);
+	say("mapped-by-child", request.word[1]);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	request.word[1] = 4096;
+	ask(fd, BACKING, &request);
+	say("unmapped", request.word[1]);
+	return 0;
+}
+
+static int scene_who(char **argv)
+{
+	struct request request = { { 0 } };
+	struct rlimit limit = { 1 << 20, 1 << 20 };
+	int fd = open_iommu();
+
+	(void)argv;
+	setrlimit(RLIMIT_MEMLOCK, &limit);
+	ask(fd, WHO, &request);
+	say("uid", request.word[1] == getuid());
+	say("ipc-lock", request.word[2]);
+	say("memlock", request.word[3]);
+	say("pid", request.word[5] == (uint64_t)getpid());
+	if (getuid() == 0 && setuid(65534) == 0) {
+		ask(fd, WHO, &request);
+		say("uid-after", request.word[1]);
+		say("ipc-lock-after", request.word[2]);
+	}
+	return 0;
+}
+
+static void say_status(const char *path)
+{
+	char line[200];
+	FILE *file = fopen(path, "r");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, "VmLck", 5) || !strncmp(line, "VmPin", 5))
+			fputs(line, stdout);
+	if (file)
+		fclose(file);
+}
+
+static int scene_status(char **argv)
+{
+	struct request request = { { 0, 3, 5 } };
+	int fd = open_iommu();
+	char path[40];
+
+	(void)argv;
+	say_status("/proc/self/status");
+	ask(fd, CHARGE, &request);
+	say_status("/proc/self/status");
+	snprintf(path, sizeof(path), "/proc/%d/status", getpid());
+	say_status(path);
+	say_status("/proc/thread-self/status");
+	return 0;
+}
+
+static int scene_fail_nth(char **argv)
+{
+	int fd = open_iommu(), nth, proc;
+	struct request request = { { 0 } };
+	char buffer[20] = { 0 }, path[60];
+
+	(void)argv;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", getpid());
+	nth = open(path, O_RDWR);
+	say_errno("open", nth);
+	say("pread", pread(nth, buffer, sizeof(buffer), 0));
+	fputs(buffer, stdout);
+	say("pwrite", pwrite(nth, "2", 1, 0));
+	say_errno("first", ask(fd, FAILPOINT, &request));
+	pread(nth, buffer, sizeof(buffer), 0);
+	fputs(buffer, stdout);
+	say_errno("second", ask(fd, FAILPOINT, &request));
+	pread(nth, buffer, sizeof(buffer), 0);
+	fputs(buffer, stdout);
+	say_errno("third", ask(fd, FAILPOINT, &request));
+	say_errno("bad", pwrite(nth, "x", 1, 0));
+	say_errno("large", pwrite(nth, "4294967296", 10, 0));
+	say("write", write(nth, "0x10\n", 5));
+	say("seek", lseek(nth, 0, SEEK_SET));
+	say("read", read(nth, buffer, sizeof(buffer)));
+	say("read-end", read(nth, buffer, sizeof(buffer)));
+	fputs(buffer, stdout);
+	pwrite(nth, "0", 1, 0);
+	proc = open("/proc/self", O_RDONLY | O_DIRECTORY);
+	snprintf(path, sizeof(path), "task/%d/fail-nth", getpid());
+	say_errno("openat", openat(proc, path, O_RDWR));
+	say_errno("thread-self", open("/proc/thread-self/fail-nth", O_RDWR));
+	say_errno("access", access("/proc/self/fail-nth", R_OK | W_OK));
+	return 0;
+}
+
+static int scene_debugfs(char **argv)
+{
+	int directory = open("/sys/kernel/debug/", O_RDONLY | O_DIRECTORY), fd;
+	char buffer[20] = { 0 };
+
+	(void)argv;
+	say_errno("directory", directory);
+	fd = openat(directory, "failslab/ignore-gfp-wait", O_WRONLY);
+	say_errno("openat", fd);
+	say("write", write(fd, "N", 1));
+	close(fd);
+	fd = open("/sys/kernel/debug/failslab/ignore-gfp-wait", O_RDONLY);
+	say("read", read(fd, buffer, sizeof(buffer)));
+	puts(buffer);
+	say_errno("none", openat(directory, "failslab/nonsense", O_WRONLY));
+	say_errno("iommufd", access("/sys/kernel/debug/fail_iommufd/verbose", W_OK));
+	return 0;
+}
+
+static int scene_sleep(char **argv)
+{
+	int fd = open_iommu();
+
+	(void)argv;
+	say("pid", getpid());
+	while (alloc(fd) > 0)
+		usleep(1000);
+	return 3;
+}
+
+static void on_signal(int signal)
+{
+	say("signal", signal);
+}
+
+static int scene_signals(char **argv)
+{
+	static const int all[] = { SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGINT, SIGWINCH };
+	int fd = open_iommu(), got = 0;
+
+	(void)argv;
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		signal(all[i], on_signal);
+	say("ready", getpid());
+	while (got < 6) {
+		if (usleep(1000000))
+			got++;
+		alloc(fd);
+	}
+	return 42;
+}
+
+static int scene_inherited(char **argv)
+{
+	sigset_t mask;
+	struct sigaction action;
+	struct rlimit limit;
+	char buffer[100];
+	int ignored = 0, blocked = 0;
+	ssize_t got;
+
+	(void)argv;
+	sigprocmask(SIG_BLOCK, NULL, &mask);
+	for (int signal = 1; signal < 32; signal++) {
+		sigaction(signal, NULL, &action);
+		ignored += action.sa_handler == SIG_IGN;
+		blocked += sigismember(&mask, signal) == 1;
+	}
+	say("ignored", ignored);
+	say("blocked", blocked);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	say("descriptors", limit.rlim_cur);
+	for (int fd = 3; fd < 1000; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			say("open", fd);
+	while ((got = read(0, buffer, sizeof(buffer))) > 0)
+		if (write(1, buffer, got) < 0)
+			return 1;
+	return 0;
+}
+
+/* Nothing of this is ours; the supervisor tells how many calls reached it. */
+static int scene_ordinary(char **argv)
+{
+	struct stat st;
+	int fd;
+
+	for (int i = 0; i < atoi(argv[0]); i++) {
+		fd = open("/etc/passwd", O_RDONLY);
+		fstat(fd, &st);
+		close(fd);
+		stat("/usr/bin", &st);
+		access("/etc/hosts", R_OK);
+	}
+	return 0;
+}
+
+static int scene_crash(char **argv)
+{
+	int signal = atoi(argv[0]);
+
+	open_iommu();
+	kill(getpid(), signal);
+	pause();
+	return 0;
+}
+
+static int scene_background(char **argv)
+{
+	int fd = open_iommu();
+
+	(void)argv;
+	if (fork() == 0) {
+		usleep(200000);
+		use("background", fd);
+		_exit(9);
+	}
+	say("program", getpid());
+	return 5;
+}
+
+/* A child that goes on when the supervisor is gone. */
+static int scene_orphan(char **argv)
+{
+	int fd = open_iommu();
+
+	(void)argv;
+	if (fork() == 0) {
+		while (alloc(fd) > 0)
+			usleep(1000);
+		say_errno("orphan", -1);
+		_exit(0);
+	}
+	say("pid", getpid());
+	pause();
+	return 0;
+}
+
+struct scene {
+	const char *name;
+	int (*play)(char **argv);
+};
+
+static const struct scene scenes[] = {
+	{ "open", scene_open },		  { "stat", scene_stat },	      { "lifetime", scene_lifetime },
+	{ "threads", scene_threads },	  { "exec", scene_exec },	      { "vfork", scene_vfork },
+	{ "many-opens", scene_many_opens }, { "many-children", scene_many_children },
+	{ "close-race", scene_close_race }, { "foreign", scene_foreign },     { "events", scene_events },
+	{ "poll-wakes", scene_poll_wakes }, { "mappings", scene_mappings },   { "shared", scene_shared },
+	{ "files", scene_files },	  { "memory", scene_memory },	      { "backing", scene_backing },
+	{ "who", scene_who },		  { "status", scene_status },	      { "fail-nth", scene_fail_nth },
+	{ "debugfs", scene_debugfs },	  { "sleep", scene_sleep },	      { "signals", scene_signals },
+	{ "inherited", scene_inherited }, { "ordinary", scene_ordinary },     { "crash", scene_crash },
+	{ "background", scene_background }, { "orphan", scene_orphan },
+};
+
+int main(int argc, char **argv)
+{
+	static char *none[] = { NULL };
+
+	for (size_t i = 0; argc > 1 && i < sizeof(scenes) / sizeof(scenes[0]); i++)
+		if (!strcmp(argv[1], scenes[i].name))
+			return scenes[i].play(argc > 2 ? argv + 2 : none);
+	return 64;
+}

@@ -211,8 +211,8 @@ export class ArmPageTable {
   }
 
   /** Entries from `index` to the end of its table; a concatenated table ends where one of its parts does. */
-  #room(index: number): number {
-    const entries = 2 ** this.#bitsPerLevel;
+  #room(index: number, level: number): number {
+    const entries = Math.min(2 ** this.#bitsPerLevel, this.#entries(level));
     return entries - (index % entries);
   }
 
@@ -267,13 +267,15 @@ export class ArmPageTable {
     let table = this.root;
     let level = this.startLevel;
     while (this.#shift(level) !== bits) {
+      // Small input sizes leave out the levels of the largest pages.
+      if (level === LAST_LEVEL) return fail(EINVAL, `the table has no level for pages of 2^${bits} bytes`);
       const next = this.#descend(table + this.#index(iova, level) * 8, level);
       if (failed(next)) return next;
       table = next;
       level++;
     }
     const index = this.#index(iova, level);
-    const here = Math.min(count, this.#room(index));
+    const here = Math.min(count, this.#room(index, level));
     return this.#mapLeaves(iova, table + index * 8, pa, level, here, prot);
   }
 
@@ -353,12 +355,12 @@ export class ArmPageTable {
     while (this.#shift(level) !== bits) {
       this.#load(table + this.#index(iova, level) * 8);
       // Part of a larger page cannot be unmapped.
-      if (!this.#valid() || this.#isLeaf(level)) return 0;
+      if (level === LAST_LEVEL || !this.#valid() || this.#isLeaf(level)) return 0;
       table = this.#address();
       level++;
     }
     const index = this.#index(iova, level);
-    const most = Math.min(count, this.#room(index));
+    const most = Math.min(count, this.#room(index, level));
     const size = 2 ** bits;
     let done = 0;
     for (; done < most; done++) {

@@ -1,0 +1,194 @@
+import { fail, failed, type Result } from '../../base/result.ts';
+import { hex, hi32, lo32 } from '../../base/u64.ts';
+import { EAGAIN, EIO } from '../../abi/errno.ts';
+import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
+import type { ArmSmmuDriver } from './driver/driver.ts';
+import { ArmSmmuMaster, type MasterOptions, type PciFunction } from './driver/master.ts';
+import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
+import type { SmmuV3Config } from './hardware/config.ts';
+import type { Endpoint } from './hardware/endpoint.ts';
+import type { PageResponse } from './hardware/pri-queue.ts';
+import { SmmuV3, type AccessResult } from './hardware/smmu.ts';
+import type { Transaction } from './hardware/transaction.ts';
+
+// Where an SMMU and its driver meet, and what a device does that sits behind both.
+
+export interface SmmuUnitOptions extends Pick<
+  ArmSmmuOptions,
+  'coherent' | 'vhe' | 'disableMsiPolling' | 'implementation' | 'defer'
+> {
+  readonly name: string;
+  readonly config: SmmuV3Config;
+}
+
+/** One SMMU of a machine: the silicon, and what the kernel has of it. */
+export class SmmuUnit {
+  readonly hardware: SmmuV3;
+  readonly smmu: ArmSmmu;
+
+  /** Makes the hardware and brings it up. ENXIO where the driver cannot run what `config` describes. */
+  static create(driver: ArmSmmuDriver, options: SmmuUnitOptions): Result<SmmuUnit> {
+    const { kernel } = driver;
+    let smmu: ArmSmmu | null = null;
+    const hardware = new SmmuV3({
+      memory: kernel.physical,
+      config: options.config,
+      trace: kernel.trace,
+      onInterrupt: (which) => smmu?.interrupt(which),
+    });
+    const probed = driver.probe({ ...options, registers: hardware, relax: () => void hardware.step() });
+    if (failed(probed)) return probed;
+    smmu = probed;
+    return new SmmuUnit(hardware, smmu);
+  }
+
+  private constructor(hardware: SmmuV3, smmu: ArmSmmu) {
+    this.hardware = hardware;
+    this.smmu = smmu;
+  }
+}
+
+/** One DMA of a device. */
+export interface SmmuDma {
+  readonly write: boolean;
+  readonly iova: bigint;
+  /** Null for a transaction without one. */
+  readonly pasid: number | null;
+  /** What is written, or room for what is read. */
+  readonly data: Uint8Array;
+}
+
+export interface FunctionOptions extends Omit<MasterOptions, 'pci'> {
+  /** A PCI function with these PASIDs (0 for none) and, where `ats` says so, a translation cache; null for another device. */
+  readonly pci?: (Omit<PciFunction, 'ats'> & { readonly ats?: 'optional' | 'required' | 'none' }) | null;
+  /** Entries of the translation cache. */
+  readonly atcEntries?: number;
+}
+
+/** A device that does DMA through its SMMU, by way of its own translation cache while ATS is on. */
+export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
+  readonly unit: SmmuUnit;
+  readonly atc: Atc | null;
+  /** False: Invalidate Requests time out. */
+  answersInvalidations = true;
+  /** Page responses that came, the newest last. */
+  readonly pageResponses: PageResponse[] = [];
+
+  /** Makes the device and has the driver probe it. */
+  static create(unit: SmmuUnit, options: FunctionOptions): Result<SmmuFunction> {
+    const { pci = null, ...rest } = options;
+    const ats = pci !== null && (pci.ats ?? 'none') !== 'none';
+    const atc = ats ? new Atc(options.atcEntries) : null;
+    const made = new SmmuFunction(unit, atc, {
+      ...rest,
+      pci: pci === null ? null : { ...pci, ats: atc === null ? null : atsOf(atc, pci.ats === 'required') },
+    });
+    const probed = unit.smmu.probeDevice(made);
+    if (failed(probed)) return probed;
+    for (const sid of made.streamIds) unit.hardware.attachEndpoint(sid, made);
+    return made;
+  }
+
+  private constructor(unit: SmmuUnit, atc: Atc | null, options: MasterOptions) {
+    super(unit.smmu, options);
+    this.unit = unit;
+    this.atc = atc;
+  }
+
+  get sid(): number {
+    return this.streamIds[0]!;
+  }
+
+  invalidate(request: AtcInvalidation): boolean {
+    if (!this.answersInvalidations) return false;
+    this.atc?.invalidate(request);
+    return true;
+  }
+
+  pageResponse(response: PageResponse): void {
+    this.pageResponses.push(response);
+  }
+
+  /**
+   * Does one DMA. EIO where it does not pass, with what stopped it; EAGAIN where it waits for software, which takes it
+   * up again from there: what it was to transfer then is lost.
+   */
+  dma(request: SmmuDma): Result<void> {
+    const result = this.access(request);
+    this.smmu.serveInterrupts();
+    const { stopped, done } = result;
+    if (stopped === null) return;
+    const where = `${this.name} at ${hex(request.iova + BigInt(done))}`;
+    if (stopped === 'bus') return fail(EIO, `${where}: nothing answers at the translated address`);
+    if (stopped.kind === 'stalled') {
+      const { outcome } = stopped.stall;
+      return outcome === null
+        ? fail(EAGAIN, `${where}: stalled`)
+        : fail(EIO, `${where}: ${outcome.kind} after a stall`);
+    }
+    const { event } = stopped;
+    return fail(EIO, `${where}: ${event === null ? 'aborted' : `event 0x${event.type.toString(16)}`}`);
+  }
+
+  /** The same, with the hardware's own answer, and interrupts not yet served. */
+  access(request: SmmuDma): AccessResult {
+    if (this.atc === null || !this.atc.enabled)
+      return this.unit.hardware.access(this.#transaction(request, request.iova), request.data);
+    let done = 0;
+    while (done < request.data.length) {
+      const part = this.#translatedPart(request, done);
+      if ('stopped' in part) return { ...part, done };
+      done += part.bytes;
+    }
+    return { done, stopped: null };
+  }
+
+  #transaction(request: SmmuDma, address: bigint): Transaction {
+    return {
+      streamId: this.sid,
+      substreamId: request.pasid,
+      hi: hi32(address),
+      lo: lo32(address),
+      write: request.write,
+      stallable: this.stallEnabled,
+    };
+  }
+
+  /** As much as one entry of the translation cache covers; fills the cache where there is none. */
+  #translatedPart(request: SmmuDma, done: number): { bytes: number } | AccessResult {
+    const iova = request.iova + BigInt(done);
+    const entry = this.#lookup(request, iova);
+    if (entry === null) return { done, stopped: DENIED };
+    const offset = lo32(iova & ((1n << BigInt(Math.min(entry.sizeBits, 32))) - 1n));
+    const bytes = Math.min(request.data.length - done, 2 ** entry.sizeBits - offset);
+    const part = request.data.subarray(done, done + bytes);
+    // A Translated transaction has the PASID no more: its address needs none.
+    const transaction = this.#transaction({ ...request, pasid: null }, BigInt(entry.translated + offset));
+    const result = this.unit.hardware.access({ ...transaction, translated: true }, part);
+    return result.stopped === null ? { bytes } : result;
+  }
+
+  #lookup(request: SmmuDma, iova: bigint): AtcEntry | null {
+    const hi = hi32(iova);
+    const lo = lo32(iova);
+    const found = this.atc!.lookup(hi, lo, request.pasid, false);
+    if (found !== null && (request.write ? found.write : found.read)) return found;
+    const completion = this.unit.hardware.requestTranslation({
+      streamId: this.sid,
+      substreamId: request.pasid,
+      hi,
+      lo,
+      write: request.write,
+    });
+    const entry = completion.status === 'success' ? completion.entries[0] : undefined;
+    if (entry === undefined || !(request.write ? entry.write : entry.read)) return null;
+    this.atc!.fill(hi, lo, request.pasid, false, entry);
+    return entry;
+  }
+}
+
+const DENIED = { kind: 'terminated', abort: true, event: null, recorded: false } as const;
+
+function atsOf(atc: Atc, required: boolean): PciFunction['ats'] {
+  return { required, enable: () => atc.enable(true), disable: () => atc.enable(false) };
+}

@@ -82,6 +82,11 @@ describe('bit fields', () => {
     expect(readField64(wide.A, words)).toBe(0xfedc_ba98_7654_3210n);
   });
 
+  it('of more than 52 bits may end with the last word', () => {
+    const last = layout('LAST', 64, { A: RW([55, 3]) });
+    expect(readField64(last.A, [0xffff_fff8, 0x00ff_ffff])).toBe(0x1f_ffff_ffff_ffffn);
+  });
+
   it('name encodings, and print unknown values as numbers', () => {
     expect(nameOf({ Abort: 0, Bypass: 4 }, 4)).toBe('Bypass');
     expect(nameOf({ Abort: 0, Bypass: 4 }, 3)).toBe('3');

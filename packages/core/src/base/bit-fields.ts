@@ -131,7 +131,7 @@ export function readField(field: Field, words: ArrayLike<number>): number {
 /** Reads a field of up to 64 bits. */
 export function readField64(field: Field, words: ArrayLike<number>): bigint {
   if (field.width <= 52) return big(readField(field, words));
-  const upper = field.shift === 0 ? 0 : words[field.word + 2]!;
+  const upper = field.shift + field.width > 64 ? words[field.word + 2]! : 0;
   const all = (big(upper) << 64n) | u64(words[field.word + 1]!, words[field.word]!);
   return BigInt.asUintN(field.width, all >> big(field.shift));
 }

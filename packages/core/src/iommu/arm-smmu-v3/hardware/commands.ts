@@ -59,7 +59,8 @@ export class Commands {
 
   /** Executes one command; CERROR.NONE where it is consumed. `words` are its four. */
   execute(words: Uint32Array): number {
-    const { features } = this.#target;
+    const { features, iotlb } = this.#target;
+    iotlb.tidy();
     const opcode = words[0]! & 0xff;
     switch (opcode) {
       case CMD.PREFETCH_CONFIG:
@@ -83,12 +84,12 @@ export class Commands {
         return features.s1p && features.hyp ? this.#invalidateEl2(opcode, words) : CERROR.ILL;
       case CMD.TLBI_S12_VMALL:
         if (!features.s2p) return CERROR.ILL;
-        this.#target.iotlb.invalidateVmid(this.#vmid(words), this.#wildcard);
+        iotlb.invalidateVmid(this.#vmid(words), this.#wildcard);
         return CERROR.NONE;
       case CMD.TLBI_S2_IPA:
         return features.s2p ? this.#invalidateIpa(words) : CERROR.ILL;
       case CMD.TLBI_NSNH_ALL:
-        this.#target.iotlb.invalidateNsEl1();
+        iotlb.invalidateNsEl1();
         return CERROR.NONE;
       case CMD.ATC_INV:
         return features.ats ? this.#invalidateAtc(words) : CERROR.ILL;

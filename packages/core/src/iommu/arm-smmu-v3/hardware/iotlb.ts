@@ -11,6 +11,7 @@ import {
   TranslationCache,
 } from '../../cache.ts';
 import type { TableCache } from '../../../pagetable/armv8-stage2.ts';
+import type { Trace } from '../../../trace/trace.ts';
 import { WORLD, type World } from './stream-config.ts';
 
 /** A number that entries of one address space carry; a new one makes them unreachable. */
@@ -104,11 +105,15 @@ export class Iotlb {
   readonly #regimes = new Map<number, Regime>();
   #spaces = 0;
 
-  constructor(entries: number, tables: boolean) {
+  constructor(entries: number, tables: boolean, trace: Trace | null) {
     this.leaves = new TlbStore(entries);
     this.parts = new TlbStore(entries);
     this.ipas = new TlbStore(entries);
     this.tables = tables ? new TableStore(entries) : null;
+    if (trace === null) return;
+    traceEvictions(trace, 'iotlb', this.leaves.cache);
+    traceEvictions(trace, 'iotlb', this.parts.cache);
+    traceEvictions(trace, 'stage2-tlb', this.ipas.cache);
   }
 
   /**
@@ -269,6 +274,19 @@ export class Iotlb {
   regimes(): Iterable<Regime> {
     return this.#regimes.values();
   }
+}
+
+function traceEvictions(trace: Trace, name: string, cache: TranslationCache): void {
+  cache.onEvict = (slot) => {
+    if (!trace.active) return;
+    trace.emit({
+      kind: 'cache-evict',
+      cache: name,
+      hi: cache.addressHi(slot),
+      lo: cache.addressLo(slot),
+      bits: cache.sizeOf(slot),
+    });
+  };
 }
 
 function removeLeaves(

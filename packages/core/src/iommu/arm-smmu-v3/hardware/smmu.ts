@@ -99,7 +99,7 @@ export class SmmuV3 {
       onInterrupt ?? (() => {}),
       onMsi ?? (() => false),
     );
-    this.#iotlb = new Iotlb(config.caches.tlb, config.caches.tables);
+    this.#iotlb = new Iotlb(config.caches.tlb, config.caches.tables, watcher);
     this.#translator = new Translator(memory, this.#iotlb, watcher);
     this.#table = new ConfigTable(memory, config, features, this.#iotlb, this.#translator, watcher);
     this.#iotlb.onStartOver = () => this.#table.forgetTags();
@@ -317,11 +317,19 @@ export class SmmuV3 {
     const privileged = effectivePrivilege(stream, transaction.privileged === true);
     const atomic = transaction.atomic === true;
     let need: number = write || atomic ? PERM.PW : PERM.PR;
-    if (!write && !atomic && effectiveInstruction(stream, transaction.instruction === true, false)) need = PERM.PX;
+    if (!write && !atomic && effectiveInstruction(stream, transaction.instruction === true, false))
+      need = PERM.PX;
     if (!privileged) need <<= 3;
     const { hi, lo } = transaction;
     if (!translator.translate(context, hi, lo, need, input)) {
-      return this.#translationFault(translator.fault!, accessOf(stream, transaction), transaction, stream, context, waiting);
+      return this.#translationFault(
+        translator.fault!,
+        accessOf(stream, transaction),
+        transaction,
+        stream,
+        context,
+        waiting,
+      );
     }
     // Atomic accesses read as well; where that alone is denied the record says so (§13.1.1).
     if (atomic && !translator.translate(context, hi, lo, privileged ? PERM.PR : PERM.UR, input)) {

@@ -34,9 +34,9 @@ export function queueEmpty(prod: number, cons: number, log2: number): boolean {
   return ((prod ^ cons) & queueMask(log2)) === 0;
 }
 
-/** True when there is no room: equal indexes, different wrap bits. */
+/** True when there is no room: equal indexes, different wrap bits. Inconsistent indexes count as that (§3.5.1). */
 export function queueFull(prod: number, cons: number, log2: number): boolean {
-  return ((prod ^ cons) & queueMask(log2)) === 1 << log2;
+  return queueCount(prod, cons, log2) >= 2 ** log2;
 }
 
 /** Entries in the queue; more than 2^log2 where the indexes are inconsistent (§3.5.1). */

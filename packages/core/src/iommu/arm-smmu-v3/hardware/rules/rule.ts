@@ -1,0 +1,44 @@
+// Rules of IHI 0070G.b that software can observe, each with its section and a test. ../rules.test.ts runs and counts them.
+
+export interface Rule {
+  /** Unique, such as `STE-07`. */
+  readonly id: string;
+  /** One section or more, such as `§5.2.2`. */
+  readonly section: string;
+  readonly rule: string;
+  readonly test: () => void;
+}
+
+export type Topic = (section: string, rule: string, test: () => void) => void;
+
+/** Numbers a topic's rules. */
+export function topic(prefix: string, fill: (rule: Topic) => void): readonly Rule[] {
+  const rules: Rule[] = [];
+  fill((section, rule, test) => {
+    const number = String(rules.length + 1).padStart(2, '0');
+    rules.push({ id: `${prefix}-${number}`, section, rule, test });
+  });
+  return rules;
+}
+
+/** Throws unless both are alike in every part. */
+export function same(got: unknown, want: unknown): void {
+  const [left, right] = [show(got), show(want)];
+  if (left !== right) throw new Error(`got ${left}, want ${right}`);
+}
+
+/** Throws unless `got` has what `want` has; it may have more. */
+export function has(got: object | null | undefined, want: object): void {
+  const part: Record<string, unknown> = {};
+  for (const key of Object.keys(want)) part[key] = (got as Record<string, unknown> | null | undefined)?.[key];
+  same(part, want);
+}
+
+function show(value: unknown): string {
+  return (
+    JSON.stringify(value, (_, each: unknown) => {
+      if (typeof each === 'bigint') return `${each}n`;
+      return each === undefined ? 'undefined' : each;
+    }) ?? 'undefined'
+  );
+}

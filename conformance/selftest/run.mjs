@@ -7,7 +7,7 @@
 //   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
 //   --bare runs the program on this machine's kernel.
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { repository, source } from '../linux/tree.mjs';
@@ -18,6 +18,8 @@ import { countTests, formatTotals, parseExpectation, regressions, TapReader } fr
 
 /** Lines that a failing test may say. */
 const WORDS_MAX = 6;
+/** What the tests pin at most, and some. */
+const MEMLOCK_KIB = 262144;
 /** Lines shown of a program that died. */
 const LAST_MAX = 10;
 const terminal = process.stderr.isTTY === true;
@@ -75,8 +77,9 @@ function commandOf(options) {
 /** Plays the program; the reader has seen all that it printed when this resolves. */
 function play(command, options, reader, last) {
   return new Promise((resolve) => {
-    // One pipe for both streams: the harness prints results on stdout and reasons on stderr.
-    const shell = ['-c', 'exec "$@" 2>&1', 'sh', ...command];
+    // One pipe for both streams: the harness prints results on stdout and reasons on stderr. Linux's tests pin much memory.
+    const script = 'ulimit -S -l "$(ulimit -H -l)" 2>/dev/null; exec "$@" 2>&1';
+    const shell = ['-c', script, 'sh', ...command];
     const child = spawn('sh', shell, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
     const take = (line) => {
       if (options.verbose) console.log(line);
@@ -106,6 +109,18 @@ function play(command, options, reader, last) {
   });
 }
 
+/** What a user may want to know where tests have failed; null where the limit is no reason. */
+function memlockHint() {
+  if (process.getuid() === 0) return null;
+  const { stdout } = spawnSync('sh', ['-c', 'ulimit -H -l'], { encoding: 'utf8' });
+  const kib = Number.parseInt(stdout, 10);
+  if (!(kib < MEMLOCK_KIB)) return null;
+  return (
+    `RLIMIT_MEMLOCK is ${kib} KiB here, and Linux's tests pin 128 MiB. Run this as root, or allow ${MEMLOCK_KIB} KiB: ` +
+    'memlock in /etc/security/limits.conf, or prlimit --memlock'
+  );
+}
+
 const options = parse();
 buildSelftests();
 if (options['build-only']) process.exit(0);
@@ -129,5 +144,7 @@ else for (const line of last) console.log(`    ${short(line)}`);
 const lines = regressions(reader, options.expected);
 if (trouble !== null) lines.unshift(`${command.join(' ')}\n  ${trouble}`);
 for (const line of lines) console.error(`REGRESSION: ${line}`);
+const hint = lines.length > 0 ? memlockHint() : null;
+if (hint !== null) console.error(hint);
 writeReport(options.json, countTests(reader));
 if (lines.length > 0) process.exitCode = 1;

@@ -298,6 +298,10 @@ export class Translator implements EntrySpace {
     if (pasid >= 2 ** Math.min(pasidBits, GCR3_LEVEL_BITS * device.gcr3Levels)) {
       return this.#pageFault(true, hi, lo, 'the PASID is outside of the GCR3 table');
     }
+    // Before the IOTLB is asked: both kinds of requests may share PASID 0 and its entries.
+    if (!(extend ? zeroExtended : canonical)(hi, device.guestLevels)) {
+      return this.#x86Fault(X86_FAULT.NOT_CANONICAL, hi, lo);
+    }
     // Without USSup the U/S bits count for nothing: every access is a supervisor's.
     const user = !privileged && this.#features.us;
     const shift = user ? 3 : 0;
@@ -319,8 +323,6 @@ export class Translator implements EntrySpace {
         return true;
       }
     }
-    if (extend && !zeroExtended(hi, device.guestLevels))
-      return this.#x86Fault(X86_FAULT.NOT_CANONICAL, hi, lo);
     const walkHi = extend ? signExtend(hi, device.guestLevels) : hi;
     const config = this.#guestConfig(device, domain, space, hi, lo);
     if (config === null) return false;
@@ -542,6 +544,11 @@ function hostAccess(access: number): number {
 function offsetIn(hi: number, lo: number, bits: number): number {
   if (bits <= 31) return lo & (2 ** bits - 1);
   return ((hi & (2 ** (bits - 32) - 1)) >>> 0) * 0x1_0000_0000 + (lo >>> 0);
+}
+
+/** Whether an address with a PASID has bits 63:47 or 63:56 alike. */
+function canonical(hi: number, levels: 4 | 5): boolean {
+  return (hi | 0) >> 31 === (hi | 0) >> (levels === 4 ? 15 : 24);
 }
 
 /** Whether an address without a PASID fits 48 or 57 bits. */

@@ -28,12 +28,22 @@ mkdirSync(`${here}build`, { recursive: true });
 
 const result = spawnSync(
   compiler,
-  ['-shared', '-fPIC', '-O2', '-std=gnu11', '-Wall', '-Wextra', '-Werror=implicit-function-declaration', '-fvisibility=hidden']
+  [
+    '-shared',
+    '-fPIC',
+    '-O2',
+    '-std=gnu11',
+    '-Wall',
+    '-Wextra',
+    '-Werror=implicit-function-declaration',
+    '-fvisibility=hidden',
+  ]
     .concat(['-I', include, '-o', fresh, '-DNAPI_VERSION=8'])
     .concat(sources.map((name) => here + name)),
   { stdio: 'inherit' },
 );
-if (result.error) giveUp(`cannot run ${compiler} (${result.error.code}): install a C compiler, or name one in CC`);
+if (result.error)
+  giveUp(`cannot run ${compiler} (${result.error.code}): install a C compiler, or name one in CC`);
 if (result.status !== 0) giveUp(`${compiler} failed`);
 // In one step, so that a process that is loading the old one keeps it whole.
 renameSync(fresh, output);

@@ -80,7 +80,6 @@ export function reapOrphans(native: Native, box: Mailbox, program: number): Outc
     if (kind === WAIT.NONE) return outcome;
     if (box.out[1] !== program) continue;
     const value = box.out[0]!;
-    outcome =
-      kind === WAIT.EXITED ? { kind: 'exited', status: value } : { kind: 'signaled', signal: value };
+    outcome = kind === WAIT.EXITED ? { kind: 'exited', status: value } : { kind: 'signaled', signal: value };
   }
 }

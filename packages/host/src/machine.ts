@@ -28,7 +28,13 @@ export interface Machine {
 }
 
 /** Writes what stat(2) or statx(2) answers to the program: 0, or -EFAULT. */
-export function putStat(machine: Machine, tid: number, va: bigint, stat: NodeStat, extended: boolean): number {
+export function putStat(
+  machine: Machine,
+  tid: number,
+  va: bigint,
+  stat: NodeStat,
+  extended: boolean,
+): number {
   const { native, box } = machine;
   box.wide[0] = va;
   // native/napi-memory.c enum stat_field.

@@ -118,7 +118,15 @@ export interface Native {
   limit(pid: number, resource: number): number;
 }
 
-const OFFSET = { A: 64, PREFETCH: 128, OUT: 256, WIDE: 384, EVENTS: 512, PATH: 8704, SCRATCH: 12800 } as const;
+const OFFSET = {
+  A: 64,
+  PREFETCH: 128,
+  OUT: 256,
+  WIDE: 384,
+  EVENTS: 512,
+  PATH: 8704,
+  SCRATCH: 12800,
+} as const;
 const INDEX = {
   RESPONSE_ID_64: 0,
   RESPONSE_VALUE_64: 1,

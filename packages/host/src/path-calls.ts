@@ -1,13 +1,5 @@
 import { readFileSync } from 'node:fs';
-import {
-  EACCES,
-  EEXIST,
-  EFAULT,
-  EINVAL,
-  EISDIR,
-  ENOTDIR,
-  ENXIO,
-} from '@viommu/core/abi/errno';
+import { EACCES, EEXIST, EFAULT, EINVAL, EISDIR, ENOTDIR, ENXIO } from '@viommu/core/abi/errno';
 import { ENODATA } from './errno.ts';
 import { failed } from '@viommu/core/base/result';
 import { exact } from '@viommu/core/base/u64';
@@ -243,4 +235,3 @@ const LINK_NAMES = {
   access: 'anon_inode:[iommufd_test_staccess]',
   'dma-buf': '/dmabuf:',
 } as const;
-

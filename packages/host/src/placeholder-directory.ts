@@ -5,7 +5,9 @@ import { StartFailure } from './spawn.ts';
 
 /** Paths in /proc/self/mountinfo have blanks as \040. */
 function unescape(path: string): string {
-  return path.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+  return path.replace(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
 }
 
 /** The mount points of tmpfs in /proc/self/mountinfo (Documentation/filesystems/proc.rst §3.5). */

@@ -147,7 +147,8 @@ test('anonymous shared memory is reached while a program maps it, and longer by 
 
 test('user, capabilities and limits are those of the moment', () => {
   const root = getuid!() === 0;
-  const capable = (BigInt(`0x${/CapEff:\s*(\w+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]!}`) >> 14n) & 1n;
+  const capable =
+    (BigInt(`0x${/CapEff:\s*(\w+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]!}`) >> 14n) & 1n;
   expect(harness.lines(['who'])).toEqual([
     'uid 1',
     `ipc-lock ${capable}`,

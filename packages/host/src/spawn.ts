@@ -90,8 +90,10 @@ function startFailure(name: string, stage: number, errno: number): StartFailure 
     if (errno === ENOENT && !name.includes('/'))
       return new StartFailure(127, `${name}: command not found (PATH was searched)`);
     if (errno === ENOENT) return new StartFailure(127, `${name}: no such file`);
-    if (errno === EACCES) return new StartFailure(126, `${name}: permission denied; is it an executable file?`);
-    if (errno === E2BIG) return new StartFailure(126, `${name}: the arguments and the environment are too long`);
+    if (errno === EACCES)
+      return new StartFailure(126, `${name}: permission denied; is it an executable file?`);
+    if (errno === E2BIG)
+      return new StartFailure(126, `${name}: the arguments and the environment are too long`);
     return new StartFailure(126, `${name}: cannot be executed (${errnoName(errno)})`);
   }
   if (stage === SPAWN.SECCOMP) return new StartFailure(125, seccompRefused(errno));

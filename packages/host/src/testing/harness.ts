@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
-// Runs scenes of client.c under the supervisor, each in processes of its own, as the command line would.
+// Runs scenes of client/ under the supervisor, each in processes of its own, as the command line would.
 
 const here = fileURLToPath(new URL('.', import.meta.url));
+const CLIENT = ['main', 'files', 'memory', 'processes'].map((name) => join(here, `client/${name}.c`));
 const addon = join(here, '../../native/build/viommu.node');
 
 /** What a program under the supervisor left behind. */
@@ -27,6 +28,8 @@ export interface RunOptions {
   readonly input?: string;
   /** The client linked statically. */
   readonly statically?: boolean;
+  /** Without the supervisor, for comparison. */
+  readonly unsupervised?: boolean;
   /** Another program than the client. */
   readonly program?: string;
 }
@@ -37,7 +40,7 @@ function must(command: string, args: readonly string[]): void {
 }
 
 function compile(directory: string, name: string, more: readonly string[]): void {
-  must('cc', ['-O1', '-o', join(directory, name), join(here, 'client.c'), '-pthread', ...more]);
+  must('cc', ['-O1', '-o', join(directory, name), ...CLIENT, '-pthread', ...more]);
 }
 
 /** The built supervisor and client, in a directory of their own. */
@@ -77,10 +80,10 @@ export class Harness {
 
   #command(scene: readonly string[], options: RunOptions): string[] {
     const client = join(this.directory, options.statically === true ? 'client-static' : 'client');
+    const supervisor = [process.execPath, join(this.directory, 'main.mjs')];
     return [
       ...(options.as ?? []),
-      process.execPath,
-      join(this.directory, 'main.mjs'),
+      ...(options.unsupervised === true ? [] : supervisor),
       options.program ?? client,
       ...scene,
     ];
@@ -128,11 +131,9 @@ export class Running {
       this.#lines.push(...parts);
       this.#wake();
     });
+    supervisor.stdout!.on('end', () => this.#wake());
     this.ended = new Promise((resolve) => {
-      supervisor.on('exit', (status, signal) => {
-        resolve({ status, signal });
-        this.#wake();
-      });
+      supervisor.on('exit', (status, signal) => resolve({ status, signal }));
     });
   }
 
@@ -150,6 +151,8 @@ export class Running {
     for (;;) {
       const found = this.#lines.find((line) => line.startsWith(`${word} `));
       if (found !== undefined) return found.slice(word.length + 1);
+      if (this.supervisor.stdout!.readableEnded)
+        throw new Error(`no line '${word}' among: ${this.#lines.join(', ')}`);
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });

@@ -6,7 +6,7 @@ import { CAP_IPC_LOCK, type Process, type SharedFile, type Task } from '@viommu/
 import type { KernelSide } from '../kernel-side.ts';
 
 // A kernel side that answers the two simplest requests of iommufd, and requests of its own by which the test programs
-// (testing/*.c) ask the host about themselves.
+// (client/) ask the host about themselves.
 
 const STRUCT_BYTES = 64;
 const EVENT_BYTES = 4;
@@ -211,7 +211,12 @@ class StubIommufd extends StubFile {
     if (vma === undefined || vma.start > va) return fail(EFAULT, 'not mapped');
     const file = vma.shared?.file ?? null;
     file?.retain();
-    this.state.kept = { process, va, file, offset: file === null ? 0n : vma.shared!.offset + (va - vma.start) };
+    this.state.kept = {
+      process,
+      va,
+      file,
+      offset: file === null ? 0n : vma.shared!.offset + (va - vma.start),
+    };
   }
 
   #recall(nr: number, words: BigUint64Array): Result<void> {

@@ -1,5 +1,5 @@
 import { closeAccess } from './access.ts';
-import { Context, Machine } from './context.ts';
+import { Context, Machine, type AccessFile } from './context.ts';
 import { EBADF, Errno, errnoOf, must } from './errno.ts';
 import { closeQueue, readFaults, readVevents, writeResponses } from './events.ts';
 import { ioctl } from './ioctl.ts';
@@ -53,6 +53,13 @@ export class ModelPlayer {
   context(slot: number): Context | null {
     const file = this.machine.descriptors.get(this.slots[slot]!);
     return file instanceof Context ? file : null;
+  }
+
+  /** The access whose descriptor the last request named. */
+  lastAccess(): AccessFile | null {
+    const fd = new DataView(this.#struct.buffer).getInt32(8, true);
+    const file = this.machine.descriptors.get(fd);
+    return file?.kind === 'access' ? file : null;
   }
 
   /** Takes one step. Answers the line it prints, null for a step that prints nothing. */

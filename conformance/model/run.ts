@@ -108,10 +108,17 @@ export class Run {
 
   /** Compares what no ioctl tells. */
   compareStates(): void {
+    const difference = this.stateDifference();
+    if (difference !== null) this.differ(...difference);
+  }
+
+  /** What the model and viommu have where they do not have the same. */
+  protected stateDifference(): readonly [model: string | null, viommu: string | null] | null {
     const model = modelState(this.script.model.machine);
     const viommu = viommuState(this.player.kernel, this.player.process);
     for (let i = 0; i < Math.max(model.length, viommu.length); i++)
-      if (model[i] !== viommu[i]) this.differ(model[i] ?? null, viommu[i] ?? null);
+      if (model[i] !== viommu[i]) return [model[i] ?? null, viommu[i] ?? null];
+    return null;
   }
 
   /** Closes everything; nothing may be left. */
@@ -123,10 +130,11 @@ export class Run {
       for (const slot of [0, 1])
         for (const variable of this.script.live(slot, kind))
           if (this.script.live(slot, kind).includes(variable)) this.script.add(`Z ${variable}`);
-    this.#checkLeaks();
+    this.checkLeaks();
   }
 
-  #checkLeaks(): void {
+  /** Nothing may be left when everything is closed. */
+  protected checkLeaks(): void {
     const { kernel, process } = this.player;
     // Descriptors that no variable holds any more.
     process.exit();

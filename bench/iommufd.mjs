@@ -195,7 +195,9 @@ function benchDirty(core) {
     const bitmap = new core.UserBitmap(process.memory, BUFFER, 0n, TIB, pageSize);
     table.readAndClearDirty(0n, TIB, false, (iova, length) => bitmap.set(iova, length));
     bitmap.flush();
-    console.log(`dirty bitmap    1 TiB at ${pageSize / 1024n} KiB: ${(performance.now() - t0).toFixed(0)} ms`);
+    console.log(
+      `dirty bitmap    1 TiB at ${pageSize / 1024n} KiB: ${(performance.now() - t0).toFixed(0)} ms`,
+    );
   }
 }
 

@@ -1,4 +1,5 @@
 import { fail, failed, type Result } from '../base/result.ts';
+import { pageOffset } from '../base/u64.ts';
 import type { AddressSpace } from '../memory/process.ts';
 import { E2BIG, EFAULT, EINVAL } from '../abi/errno.ts';
 
@@ -38,7 +39,7 @@ function readUpTo(memory: AddressSpace, va: bigint, chunk: Uint8Array): boolean 
   if (memory.read(va, chunk)) return true;
   const page = new Uint8Array(4096);
   for (let at = 0; at < chunk.length;) {
-    const bytes = Math.min(4096 - Number((va + BigInt(at)) & 4095n), chunk.length - at);
+    const bytes = Math.min(4096 - pageOffset(va + BigInt(at)), chunk.length - at);
     const part = page.subarray(0, bytes);
     if (!memory.read(va + BigInt(at), part)) return false;
     chunk.set(part, at);

@@ -5,10 +5,7 @@ const profileNames = PROFILES.map((profile) => profile.name) as [string, ...stri
 
 /** What a machine file may say. Unknown keys are errors: a typing mistake must not be a default. */
 export const machineSchema = z.strictObject({
-  kernel: z
-    .enum(profileNames)
-    .default(DEFAULT_PROFILE)
-    .describe('Which Linux answers.'),
+  kernel: z.enum(profileNames).default(DEFAULT_PROFILE).describe('Which Linux answers.'),
   mock: z
     .boolean()
     .default(true)

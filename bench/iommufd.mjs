@@ -5,13 +5,12 @@
 //
 // Ratios are taken in one run. Needs cc and libglib2.0-dev for the peer.
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { readFileSync } from 'node:fs';
 import { loadCore } from './bundle.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));

@@ -63,7 +63,8 @@ function resolveVma(
 /** Finds pages of a memfd: mm/gup.c memfd_pin_folios(). EINVAL for another file and beyond the end. */
 export function resolveFilePages(file: SharedFile, firstPage: number, pages: number): Result<PageRange[]> {
   if (!file.memfd) return fail(EINVAL, 'the descriptor is not a memfd');
-  if (pageAddress(firstPage + pages) - 1n >= file.size())
+  // The end of the last page, which may be that of the u64 space.
+  if (pageAddress(firstPage + pages - 1) + PAGE_SIZE_N > file.size())
     return fail(EINVAL, 'the range reaches beyond the end of the memfd');
   return [{ backing: fileBacking(file), firstPage, pages }];
 }

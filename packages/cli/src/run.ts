@@ -1,15 +1,17 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
-import { native } from '@viommu/host/native';
+import { writeSync } from 'node:fs';
+import { AddonMissing, native } from '@viommu/host/native';
 import { StartFailure } from '@viommu/host/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
 import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';
-import { eventText } from '@viommu/core/trace/text';
 import { Trace } from '@viommu/core/trace/trace';
+import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
 import { profileNamed } from './profile.ts';
-import { UsageError } from './usage-error.ts';
+import { traceTo } from './trace-file.ts';
 
 const STDERR = 2;
+/** As env(1) ends when it is itself to blame. */
+const OWN_FAILURE = 125;
 
 /** What `viommu run` was told. */
 export interface RunOptions {
@@ -18,25 +20,6 @@ export interface RunOptions {
   readonly trace?: string;
   readonly quiet?: boolean;
   readonly stopReads?: boolean;
-}
-
-// A line for every event, to a file or to standard error. Answers what ends it.
-function writeTrace(trace: Trace, path: string): () => void {
-  const fd = path === '-' ? STDERR : openTrace(path);
-  trace.subscribe((event) => writeSync(fd, `${eventText(event)}\n`));
-  return () => {
-    if (fd !== STDERR) closeSync(fd);
-  };
-}
-
-function openTrace(path: string): number {
-  try {
-    return openSync(path, 'w');
-  } catch (error) {
-    throw new UsageError(
-      `--trace ${path}: cannot be written (${(error as NodeJS.ErrnoException).code ?? ''})`,
-    );
-  }
 }
 
 async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
@@ -48,27 +31,36 @@ async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   return new Kernel({ profile: profileNamed(options.kernel ?? machine.kernel), mock: machine.mock, trace });
 }
 
+function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopReads: boolean): Supervisor {
+  const descriptorsMax = inheritedDescriptorLimit();
+  return new Supervisor({
+    kernel,
+    trace,
+    argv,
+    env: process.env,
+    inherit: inheritedDescriptors(),
+    ...(descriptorsMax === undefined ? {} : { descriptorsMax }),
+    stopReads,
+    jobControl: true,
+  });
+}
+
 /** `viommu run`: ends this process as the program ended. */
 export async function run(name: string, args: readonly string[], options: RunOptions): Promise<never> {
   const trace = new Trace();
   const kernel = await makeKernel(options, trace);
-  const endTrace = options.trace === undefined ? (): void => {} : writeTrace(trace, options.trace);
+  if (options.trace !== undefined) traceTo(trace, options.trace);
   try {
-    const supervisor = new Supervisor({
-      kernel,
-      trace,
-      argv: [name, ...args],
-      env: process.env,
-      stopReads: options.stopReads === true,
-      jobControl: true,
-    });
+    const supervisor = supervise(kernel, trace, [name, ...args], options.stopReads === true);
+    if (options.quiet !== true)
+      for (const warning of supervisor.warnings) writeSync(STDERR, `viommu: ${warning}\n`);
     const outcome = supervisor.run();
-    endTrace();
     if (outcome.kind === 'exited') return native().exit(outcome.status);
     return native().dieBy(outcome.signal);
   } catch (error) {
-    if (!(error instanceof StartFailure)) throw error;
-    writeSync(STDERR, `viommu: ${error.message}\n`);
-    return native().exit(error.status);
+    const known = error instanceof StartFailure || error instanceof AddonMissing;
+    const message = known ? error.message : `a mistake in viommu: ${(error as Error).stack ?? String(error)}`;
+    writeSync(STDERR, `viommu: ${message}\n`);
+    return process.exit(error instanceof StartFailure ? error.status : OWN_FAILURE);
   }
 }

@@ -217,12 +217,13 @@ static bool take_notification(struct supervisor *s)
 	if (!receive(s))
 		return false;
 	box->received++;
+	s->by_number = false;
 	if (prepare(s))
 		/*
-		 * What was read came by descriptors of the task itself, or by its number: in the second case it
-		 * must still be the one that asked.
+		 * What was looked at came by open files of /proc, which are of the task itself, or by its number: in the
+		 * second case it must still be the one that asked.
 		 */
-		return box->op == OP_IOCTL || loop_id_valid(s, box->id);
+		return !s->by_number || loop_id_valid(s, box->id);
 	box->response_id = box->id;
 	box->respond = RESPOND_CONTINUE;
 	return false;

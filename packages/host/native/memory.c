@@ -41,6 +41,7 @@ static ssize_t transfer(struct supervisor *s, pid_t pid, uint64_t va, void *byte
 	};
 	ssize_t done;
 
+	s->by_number = true;
 	if (!s->vm_calls_refused) {
 		done = write_it ? process_vm_writev(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0)
 				: process_vm_readv(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0);

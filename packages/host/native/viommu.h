@@ -162,6 +162,7 @@ struct supervisor {
 	char placeholder_dir[256];
 	bool stop_reads;
 	bool slot_trusted; /* the slot of box->tid is known to be of the task that waits */
+	bool by_number;	   /* memory was reached by the task's number since the notification came */
 	bool vm_calls_refused; /* no process_vm_readv() here: /proc/PID/mem instead */
 	uint32_t generation;
 	struct slot slots[SLOTS];

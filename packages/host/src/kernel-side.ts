@@ -4,6 +4,8 @@ import type { Task } from '@viommu/core/memory/process';
 
 /** What answers for the files: `Kernel` of @viommu/core/machine/kernel, or a stand-in. */
 export interface KernelSide {
+  /** Device files that the machine has beside /dev/iommu. */
+  readonly deviceFiles?: readonly string[];
   /** open(2) of a path that the host lists in {@link nodes}. `flags` are open(2)'s. Null: the path is not ours. */
   open(path: string, task: Task, flags: number): Result<OpenFile> | null;
 }

@@ -162,8 +162,13 @@ function openNode(machine: Machine, task: HostTask, node: VirtualNode, flags: nu
     return fd;
   }
   const { trace } = machine;
-  if (trace.active) trace.emit({ kind: 'open', pid: task.process.pid, tid: task.tid, path: node.path, fd });
+  if (trace.active) trace.emit({ kind: 'open', by: taskName(task), path: node.path, fd });
   return ANSWERED;
+}
+
+/** As traces name a task: the process, and the thread where it is not the first. */
+function taskName({ tid, process: { pid } }: HostTask): string {
+  return tid === pid ? String(pid) : `${pid}/${tid}`;
 }
 
 /** An empty directory: what is in it can be opened, and is not listed. */

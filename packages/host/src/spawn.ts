@@ -110,7 +110,7 @@ function seccompRefused(errno: number): string {
         'Run viommu outside of the other: is it running under another viommu, or in a container whose runtime uses one?'
       );
     case EINVAL:
-      return `${what} (EINVAL): it came with Linux 5.0, and viommu needs 5.9. Check uname -r`;
+      return `${what} (EINVAL): viommu needs Linux 5.14 or newer. Check uname -r`;
     case ENOSYS:
       return `${what} (ENOSYS): the kernel was built without CONFIG_SECCOMP_FILTER`;
     case EPERM:

@@ -45,6 +45,8 @@ const O_CLOEXEC_ONLY = { answer: false, flags: 2, node: null } as const;
 /** Runs one program whose system calls on /dev/iommu are answered by a kernel side. One per thread. */
 export class Supervisor {
   readonly counts: SupervisorCounts = { notifications: 0, calls: 0, passed: 0 };
+  /** What the user should know before the program runs. */
+  readonly warnings: readonly string[];
   /** The program's process id. */
   readonly pid: number;
   readonly #native: Native;
@@ -69,6 +71,10 @@ export class Supervisor {
     this.#machine = this.#build(options);
     const window = this.#window(options);
     this.pid = spawnProgram(native, box, options, window);
+    this.warnings =
+      box.out[0] === 1
+        ? []
+        : ['this kernel has no synchronous wake-up (Linux 6.6): calls take several times as long'];
     this.#jobControl = options.jobControl === true ? new JobControl(native, box, this.pid) : null;
     this.#watchProgram();
   }
@@ -124,7 +130,7 @@ export class Supervisor {
       processes,
       kernel: options.kernel,
       trace: options.trace ?? new Trace(),
-      nodes: deviceNodes(Math.floor(performance.timeOrigin / 1000)),
+      nodes: deviceNodes(Math.floor(performance.timeOrigin / 1000), options.kernel.deviceFiles),
       faults: new FaultAttributes(native),
     };
   }

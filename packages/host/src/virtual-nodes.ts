@@ -15,6 +15,8 @@ const MISC_MAJOR = 10;
 const IOMMU_MINOR = 125;
 /** include/linux/miscdevice.h VFIO_MINOR. */
 const VFIO_MINOR = 196;
+/** drivers/vfio/device_cdev.c vfio_cdev_init() takes a dynamic major number; they are given from 511 down. */
+const VFIO_DEVICE_MAJOR = 511;
 /** Inode numbers of devtmpfs are small; ours are out of their way. */
 const FIRST_INODE = 0x7e00;
 
@@ -42,7 +44,10 @@ export interface VirtualNode {
 }
 
 /** The device files and directories below /dev. */
-export function deviceNodes(startSeconds: number): ReadonlyMap<string, VirtualNode> {
+export function deviceNodes(
+  startSeconds: number,
+  deviceFiles: readonly string[] = [],
+): ReadonlyMap<string, VirtualNode> {
   const dev = statSync('/dev').dev;
   const common = {
     uid: getuid!(),
@@ -62,6 +67,7 @@ export function deviceNodes(startSeconds: number): ReadonlyMap<string, VirtualNo
   add('/dev/vfio', S_IFDIR | 0o755, 0, 0);
   add('/dev/vfio/vfio', S_IFCHR | 0o660, MISC_MAJOR, VFIO_MINOR);
   add('/dev/vfio/devices', S_IFDIR | 0o755, 0, 0);
+  for (const [index, path] of deviceFiles.entries()) add(path, S_IFCHR | 0o660, VFIO_DEVICE_MAJOR, index);
   return nodes;
 }
 

@@ -1,0 +1,52 @@
+import { fstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+
+// What a program would have inherited had it been started without us. Node makes every descriptor that it finds
+// close-on-exec and raises RLIMIT_NOFILE (src/node.cc InitializeOncePerProcess(), PlatformInit()); the program shall not
+// notice.
+
+/** What Node opens for itself: event loops, wake-ups, and pipes of which it has both ends. */
+const OWN = /^anon_inode:\[(?:eventpoll|eventfd|io_uring)\]$/;
+
+/** Descriptors from 3 on that we were started with, as far as they can be told from Node's own. */
+export function inheritedDescriptors(): number[] {
+  const open = readdirSync('/proc/self/fd').flatMap((name) => {
+    const fd = Number.parseInt(name, 10);
+    try {
+      return fd < 3 ? [] : [{ fd, link: readlinkSync(`/proc/self/fd/${fd}`) }];
+    } catch {
+      return [];
+    }
+  });
+  return open
+    .filter(({ fd, link }) => {
+      if (
+        OWN.test(link) ||
+        (link.startsWith('pipe:') && open.some((each) => each.fd !== fd && each.link === link))
+      )
+        return false;
+      return !isOwnNull(fd, link);
+    })
+    .map(({ fd }) => fd);
+}
+
+/** libuv keeps /dev/null open while it sets up standard streams. */
+function isOwnNull(fd: number, link: string): boolean {
+  return link === '/dev/null' && fstatSync(fd).isCharacterDevice();
+}
+
+/** The soft limit on descriptors that we were started with: our parent's, where the hard one is the same as ours. */
+export function inheritedDescriptorLimit(): number | undefined {
+  const limits = (pid: number | 'self'): readonly [string, string] | null => {
+    try {
+      const text = readFileSync(`/proc/${pid}/limits`, 'latin1');
+      const match = /^Max open files\s+(\S+)\s+(\S+)/m.exec(text);
+      return match === null ? null : [match[1]!, match[2]!];
+    } catch {
+      return null;
+    }
+  };
+  const [ours, parents] = [limits('self'), limits(process.ppid)];
+  if (ours === null || parents === null || ours[1] !== parents[1]) return undefined;
+  const soft = Number.parseInt(parents[0], 10);
+  return Number.isNaN(soft) ? undefined : soft;
+}

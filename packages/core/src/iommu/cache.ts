@@ -83,6 +83,8 @@ export class TranslationCache {
   readonly capacity: number;
   /** For the owner: what {@link InfoFilter} looks at. */
   readonly info: Uint8Array;
+  /** Slots that invalidations have looked at, for measuring. */
+  probed = 0;
   /** Called before a live entry gives way to another one. */
   onEvict: ((slot: number) => void) | null = null;
   readonly #keys: Int32Array;
@@ -179,6 +181,7 @@ export class TranslationCache {
   ): number {
     const keys = this.#keys;
     let removed = 0;
+    this.probed += domain.sizeCount * WAYS;
     for (let i = 0; i < domain.sizeCount; i++) {
       const size = domain.sizes[i]!;
       const low = (lo & MASK_LO[size]!) | size;
@@ -213,6 +216,7 @@ export class TranslationCache {
     for (let i = 0; i < domain.sizeCount; i++) probes += pagesIn(range, domain.sizes[i]!);
     if (probes * WAYS > this.capacity)
       return this.#removeScanning(domain, space, second, third, range, filter);
+    this.probed += probes * WAYS;
     let removed = 0;
     const keys = this.#keys;
     for (let i = 0; i < domain.sizeCount; i++) {
@@ -252,6 +256,7 @@ export class TranslationCache {
     filter: InfoFilter,
   ): number {
     const keys = this.#keys;
+    this.probed += this.capacity;
     let removed = 0;
     for (let slot = 0; slot < this.capacity; slot++) {
       const key = slot << 2;

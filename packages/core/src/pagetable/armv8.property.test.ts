@@ -562,9 +562,7 @@ const cases: fc.Arbitrary<Case> = physical
   }))
   .chain((c) =>
     fc.record({
-      seed: fc.constant(c.seed),
-      s1: fc.constant(c.s1),
-      s2: fc.constant(c.s2),
+      ...{ seed: fc.constant(c.seed), s1: fc.constant(c.s1), s2: fc.constant(c.s2) },
       address: addressIn(c),
       access: fc.record({ write: fc.boolean(), exec: fc.boolean(), priv: fc.boolean() }).map((a) => ({
         ...a,

@@ -3,7 +3,7 @@
 //
 // start.mjs [NAME ...] [--quiet] [--json FILE]
 //
-//   NAME      dma, ioas or viommu, with what viommu saw of it; without one all three, the first with that
+//   NAME      dma, ioas, viommu or nested, with what viommu saw of it; without one all of them, the first with that
 //   --quiet   without that
 //   --json    writes how many ran as they should
 
@@ -17,7 +17,7 @@ import { writeReport } from '../conformance/report.mjs';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const built = `${root}.cache/examples`;
 const viommu = `${root}packages/cli/bin/viommu.js`;
-const NAMES = ['dma', 'ioas', 'viommu'];
+const NAMES = ['dma', 'ioas', 'viommu', 'nested'];
 
 /** What a person can do something about: printed without a stack. */
 class Trouble extends Error {}

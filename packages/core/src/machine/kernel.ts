@@ -10,6 +10,11 @@ import type { OpenFile } from '../memory/file.ts';
 import { PhysicalSpace } from '../memory/physical-space.ts';
 import type { Task } from '../memory/process.ts';
 import { Trace } from '../trace/trace.ts';
+import { VfioDeviceFile, type VfioDevice } from '../vfio/cdev.ts';
+import { buildDevices, DEFAULT_PARTS, type MachineParts } from './build.ts';
+
+/** Group numbers below are the mock's devices', which come and go. */
+const DEVICE_GROUPS = 0x10000;
 
 /** How a machine is made. */
 export interface KernelOptions {
@@ -18,6 +23,8 @@ export interface KernelOptions {
   /** Whether the kernel's mock IOMMU is there; it is where this is left out. */
   readonly mock?: boolean;
   readonly trace?: Trace;
+  /** IOMMUs and devices; one SMMU with one device where this is left out. */
+  readonly parts?: MachineParts;
 }
 
 /** The kernel side of one machine: everything that stands behind the files a program opens. */
@@ -27,6 +34,10 @@ export class Kernel implements KernelEnvironment {
   readonly physical = new PhysicalSpace();
   readonly locked = new LockedMemory();
   readonly mock: MockIommu;
+  /** The files of the machine's devices. */
+  readonly deviceFiles: readonly string[];
+  readonly #parts: MachineParts;
+  #devices: readonly VfioDevice[] | null = null;
   #current: Task | null = null;
   readonly #shared: IommufdShared;
 
@@ -34,6 +45,8 @@ export class Kernel implements KernelEnvironment {
     this.profile = options.profile ?? findProfile(DEFAULT_PROFILE)!;
     this.trace = options.trace ?? new Trace();
     this.mock = new MockIommu(this);
+    this.#parts = options.parts ?? DEFAULT_PARTS;
+    this.deviceFiles = this.#parts.devices.map((_, index) => `/dev/vfio/devices/vfio${index}`);
     this.#shared = {
       kernel: this,
       locked: this.locked,
@@ -73,8 +86,18 @@ export class Kernel implements KernelEnvironment {
         context.accountMode = ACCOUNT_MM;
         return context;
       }
-      default:
-        return fail(ENOENT, `there is no ${path}`);
+      default: {
+        const index = this.deviceFiles.indexOf(path);
+        return index < 0
+          ? fail(ENOENT, `there is no ${path}`)
+          : new VfioDeviceFile(this, this.#device(index));
+      }
     }
+  }
+
+  // IOMMUs are brought up when a program first wants a device: most never do.
+  #device(index: number): VfioDevice {
+    this.#devices ??= buildDevices(this, this.#parts, DEVICE_GROUPS);
+    return this.#devices[index]!;
   }
 }

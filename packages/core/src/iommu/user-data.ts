@@ -1,7 +1,8 @@
+import { KMALLOC_BYTES_MAX } from '../base/limits.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import { pageOffset } from '../base/u64.ts';
 import type { AddressSpace } from '../memory/process.ts';
-import { E2BIG, EFAULT, EINVAL } from '../abi/errno.ts';
+import { E2BIG, EFAULT, EINVAL, ENOMEM } from '../abi/errno.ts';
 
 // include/linux/uaccess.h copy_struct_from_user() and include/linux/iommu.h iommu_copy_struct_from_user() and its kin.
 
@@ -148,13 +149,17 @@ export class UserArrayReader {
   }
 }
 
-/** iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer. */
+/**
+ * iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer. ENOMEM where drivers have no
+ * memory for them: they ask kmalloc() for it, before anything else.
+ */
 export function copyFullUserArray(
   memory: AddressSpace,
   array: UserDataArray,
   type: number,
   ksize: number,
 ): Result<Uint8Array> {
+  if (ksize * array.entryNum > KMALLOC_BYTES_MAX) return fail(ENOMEM, 'no memory for the entries');
   if (array.type !== type) return fail(EINVAL, `data type ${array.type} where ${type} is expected`);
   if (array.entryNum === 0) return fail(EINVAL, 'no entries');
   const bytes = new Uint8Array(ksize * array.entryNum);

@@ -105,7 +105,7 @@ function viommuObject(object: IommufdObject): string {
   if (object instanceof Vdevice)
     return `viommu=${object.viommu.id} device=${object.idev.id} virt=${object.virtualId}`;
   if (object instanceof Veventq)
-    return `events=${object.events.map(({ sequence, data }) => `${sequence}${data === null ? '!' : ''}`)}`;
+    return `events=${[...object.events].map(({ sequence, data }) => `${sequence}${data === null ? '!' : ''}`)}`;
   if (object instanceof HwQueue) return `base=${object.core.baseAddress.toString(16)}`;
   throw new Error(`what is ${object.type}?`);
 }

@@ -1,3 +1,4 @@
+import { Fifo } from '../base/fifo.ts';
 import { LowestFree } from '../base/lowest-free.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import { big } from '../base/u64.ts';
@@ -25,7 +26,7 @@ export class FaultQueue extends IommufdObject {
   readonly type = 'FAULT';
   readonly file: FaultFile;
   /** Groups that no program has read. */
-  readonly deliverable: IopfGroup[] = [];
+  readonly deliverable = new Fifo<IopfGroup>();
   /** Groups that were read and wait for their answer, by cookie. */
   readonly #unanswered = new Map<number, IopfGroup>();
   readonly #cookies = new LowestFree(1);
@@ -45,10 +46,8 @@ export class FaultQueue extends IommufdObject {
 
   /** iommufd_auto_response_faults(): what is under way when a domain is detached is refused. */
   autoRespond(handle: AttachHandle): void {
-    for (const group of this.deliverable.filter((each) => each.handle === handle)) {
-      this.deliverable.splice(this.deliverable.indexOf(group), 1);
+    for (const group of this.deliverable.take((each) => each.handle === handle))
       group.respond(IOMMU_PAGE_RESP_INVALID);
-    }
     for (const [cookie, group] of this.#unanswered) {
       if (group.handle !== handle) continue;
       this.takeUnanswered(cookie);
@@ -71,9 +70,8 @@ export class FaultQueue extends IommufdObject {
   }
 
   destroy(): void {
-    for (const group of this.deliverable) group.respond(IOMMU_PAGE_RESP_INVALID);
+    for (const group of this.deliverable.take(() => true)) group.respond(IOMMU_PAGE_RESP_INVALID);
     for (const group of this.#unanswered.values()) group.respond(IOMMU_PAGE_RESP_INVALID);
-    this.deliverable.length = 0;
     this.#unanswered.clear();
   }
 }
@@ -98,8 +96,7 @@ export class FaultFile extends EventFile {
     if (count % record !== 0) return EventFile.badCount;
     const queue = this.#queue;
     let done = 0;
-    while (queue.deliverable.length > 0) {
-      const group = queue.deliverable[0]!;
+    for (let group = queue.deliverable.first; group !== undefined; group = queue.deliverable.first) {
       const bytes = group.faults.length * record;
       if (done >= count || bytes > count - done) {
         if (done === 0) return -EINVAL;

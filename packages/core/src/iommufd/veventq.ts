@@ -1,3 +1,4 @@
+import { Fifo } from '../base/fifo.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import { big } from '../base/u64.ts';
 import { EEXIST, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP } from '../abi/errno.ts';
@@ -38,7 +39,7 @@ export class Veventq extends IommufdObject {
   readonly file: VeventFile;
   readonly viommu: Viommu;
   readonly depth: number;
-  readonly events: Vevent[] = [];
+  readonly events = new Fifo<Vevent>();
   readonly #lost: Vevent = { sequence: 0, data: null };
   #sequence = 0;
   #count = 0;
@@ -69,7 +70,7 @@ export class Veventq extends IommufdObject {
 
   // iommufd_vevent_handler(): a header at the end gives way to whatever comes next.
   #add(event: Vevent): void {
-    if (this.events.at(-1) === this.#lost) this.events.pop();
+    if (this.events.last === this.#lost) this.events.pop();
     event.sequence = this.#sequence;
     this.#sequence = (this.#sequence + 1) & SEQUENCE_MASK;
     this.events.push(event);
@@ -84,7 +85,7 @@ export class Veventq extends IommufdObject {
   destroy(): void {
     this.viommu.veventqs.splice(this.viommu.veventqs.indexOf(this), 1);
     this.viommu.users--;
-    this.events.length = 0;
+    this.events.take(() => true);
   }
 }
 
@@ -109,8 +110,7 @@ export class VeventFile extends EventFile {
     if (count < header) return tooShort;
     const { events } = this.#queue;
     let done = 0;
-    while (events.length > 0) {
-      const event = events[0]!;
+    for (let event = events.first; event !== undefined; event = events.first) {
       if (header > count - done) break;
       const bytes = vevent(event);
       if (bytes.length > count - done) {

@@ -55,8 +55,10 @@ export class AccessFile implements OpenFile, AccessOps {
   /** iommufd_test_access_unmap(): lets go of everything that touches the range. */
   unmap(iova: bigint, length: bigint): void {
     const last = iova + length - 1n;
-    const hit = this.#items.filter((item) => iova <= item.iova + item.length - 1n && last >= item.iova);
-    for (const item of hit) this.#unpin(item);
+    const touched = (item: PinnedItem): boolean => iova <= item.iova + item.length - 1n && last >= item.iova;
+    const hit = this.#items.filter(touched);
+    this.#items = this.#items.filter((item) => !touched(item));
+    for (const item of hit) this.access.unpinPages(item.iova, item.length);
   }
 
   add(iova: bigint, length: bigint): PinnedItem {

@@ -44,8 +44,9 @@ export class Command {
   }
 
   /**
-   * Answers with a new descriptor: `store` puts its number into the struct. The struct is written before the descriptor
-   * is installed, as nothing may fail after that, and once more with the number.
+   * Answers with a new descriptor: `store` puts its number, and whatever else is answered, into the struct. That the
+   * struct can be written is seen before the descriptor is installed, as nothing may fail after that; so `bytes` must
+   * still be what the program gave.
    */
   respondWithFile(file: OpenFile, store: (fd: number) => void): Result<void> {
     const writable = this.writeBack();

@@ -165,13 +165,13 @@ export function faultAlloc(command: Command): Result<number> {
     queue.file.release();
     return allocated;
   }
-  cmd.out_fault_id = queue.id;
-  iommu_fault_alloc.write(command.bytes, 0, cmd);
   const rc = context.kernel.failpoint()
     ? fail(ENOMEM, 'no memory for the file')
-    : command.respondWithFile(queue.file, (fd) =>
-        iommu_fault_alloc.writeField(command.bytes, 0, 'out_fault_fd', fd),
-      );
+    : command.respondWithFile(queue.file, (fd) => {
+        cmd.out_fault_id = queue.id;
+        cmd.out_fault_fd = fd;
+        iommu_fault_alloc.write(command.bytes, 0, cmd);
+      });
   if (failed(rc)) {
     queue.file.release();
     queue.destroy();

@@ -156,13 +156,13 @@ export function veventqAlloc(command: Command): Result<number> {
   };
   const allocated = context.objects.allocate(queue);
   if (failed(allocated)) return abort(allocated);
-  cmd.out_veventq_id = queue.id;
-  iommu_veventq_alloc.write(command.bytes, 0, cmd);
   const rc = context.kernel.failpoint()
     ? fail(ENOMEM, 'no memory for the file')
-    : command.respondWithFile(queue.file, (fd) =>
-        iommu_veventq_alloc.writeField(command.bytes, 0, 'out_veventq_fd', fd),
-      );
+    : command.respondWithFile(queue.file, (fd) => {
+        cmd.out_veventq_id = queue.id;
+        cmd.out_veventq_fd = fd;
+        iommu_veventq_alloc.write(command.bytes, 0, cmd);
+      });
   if (failed(rc)) {
     context.objects.abort(queue);
     return abort(rc);

@@ -1,6 +1,6 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { exact, PAGE_MASK_N, PAGE_SIZE_N, U64_MAX } from '../../base/u64.ts';
-import { EBADE, EBADFD, EFAULT, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP } from '../../abi/errno.ts';
+import { EBADE, EBADFD, EFAULT, EMFILE, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP } from '../../abi/errno.ts';
 import {
   MOCK_ACCESS_RW_SLOW_PATH,
   MOCK_ACCESS_RW_WRITE,
@@ -117,7 +117,8 @@ export function createAccessFile(command: Command): Result<number> {
       );
   if (failed(rc)) {
     destroy();
-    return rc;
+    // get_unused_fd_flags() may say what it likes.
+    return rc.errno === EMFILE ? fail(ENOMEM, rc.reason) : rc;
   }
   file.serve(access, destroy);
   return 0;

@@ -7,7 +7,6 @@ import {
   VFIO_DEVICE_ATTACH_PASID,
   VFIO_DEVICE_BIND_IOMMUFD,
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
-  VFIO_DEVICE_DETACH_PASID,
   vfio_device_attach_iommufd_pt,
   vfio_device_bind_iommufd,
   vfio_device_detach_iommufd_pt,
@@ -43,6 +42,10 @@ export interface VfioDevice extends Device {
   /** Does one DMA through the device's IOMMU. EIO with the fault as the reason where it does not pass. */
   dma(request: DmaRequest): Result<void>;
 }
+
+// Linux releases that first know of VFIO_DEVICE_ATTACH_PASID, and of token_uuid_ptr.
+const PASID_SINCE = 615;
+const TOKEN_SINCE = 617;
 
 /** The one open file that has a device, by device: VFIO lets one user in. */
 const users = new WeakMap<VfioDevice, VfioDeviceFile>();
@@ -90,7 +93,11 @@ export class VfioDeviceFile implements OpenFile {
     const argsz = readWord(memory, arg);
     if (failed(argsz)) return argsz;
     if (argsz < vfio_device_bind_iommufd.endOf('out_devid')) return fail(EINVAL, 'argsz is too small');
-    const bytes = copyStructFromUser(memory, arg, argsz, vfio_device_bind_iommufd.size);
+    const { size } = vfio_device_bind_iommufd;
+    const bytes =
+      this.#kernel.version >= TOKEN_SINCE
+        ? copyStructFromUser(memory, arg, argsz, size)
+        : readPart(memory, arg, vfio_device_bind_iommufd.endOf('out_devid'), size);
     if (failed(bytes)) return bytes;
     const bind = vfio_device_bind_iommufd.read(bytes);
     if (bind.iommufd < 0 || bind.flags !== 0)
@@ -119,7 +126,7 @@ export class VfioDeviceFile implements OpenFile {
     const bytes = readPart(memory, arg, layout.endOf('pt_id'), layout.size);
     if (failed(bytes)) return bytes;
     const head = layout.read(bytes);
-    if (head.argsz < layout.endOf('pt_id') || (head.flags & ~VFIO_DEVICE_ATTACH_PASID) !== 0)
+    if (head.argsz < layout.endOf('pt_id') || (head.flags & ~this.#pasidFlag()) !== 0)
       return fail(EINVAL, 'argsz is too small, or flags are unknown');
     const pasid = this.#pasid(memory, arg, layout.offset.pasid, layout.size, head.argsz, head.flags);
     if (failed(pasid)) return pasid;
@@ -145,7 +152,7 @@ export class VfioDeviceFile implements OpenFile {
     const bytes = readPart(memory, arg, layout.endOf('flags'), layout.size);
     if (failed(bytes)) return bytes;
     const head = layout.read(bytes);
-    if (head.argsz < layout.endOf('flags') || (head.flags & ~VFIO_DEVICE_DETACH_PASID) !== 0)
+    if (head.argsz < layout.endOf('flags') || (head.flags & ~this.#pasidFlag()) !== 0)
       return fail(EINVAL, 'argsz is too small, or flags are unknown');
     const pasid = this.#pasid(memory, arg, layout.offset.pasid, layout.size, head.argsz, head.flags);
     if (failed(pasid)) return pasid;
@@ -153,7 +160,11 @@ export class VfioDeviceFile implements OpenFile {
     return 0;
   }
 
-  // The PASID flag is bit 0 of both requests.
+  // VFIO_DEVICE_ATTACH_PASID and VFIO_DEVICE_DETACH_PASID are the same bit.
+  #pasidFlag(): number {
+    return this.#kernel.version >= PASID_SINCE ? VFIO_DEVICE_ATTACH_PASID : 0;
+  }
+
   #pasid(
     memory: AddressSpace,
     arg: bigint,

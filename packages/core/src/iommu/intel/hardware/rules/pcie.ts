@@ -42,7 +42,10 @@ const page = (rest: Partial<PageRequest> = {}): PageRequest => ({
 function listen(rig: Rig): { invalidations: AtcInvalidation[]; responses: PageResponse[] } {
   const seen = { invalidations: [] as AtcInvalidation[], responses: [] as PageResponse[] };
   rig.iommu.attachEndpoint(RID, {
-    invalidate: (request) => (seen.invalidations.push(request), true),
+    invalidate: (request) => {
+      seen.invalidations.push(request);
+      return true;
+    },
     pageResponse: (response) => void seen.responses.push(response),
   });
   return seen;

@@ -256,7 +256,10 @@ export const QUEUE = topic('IQ', (rule) => {
     const rig = new Rig();
     const sent: { request: AtcInvalidation; itag: number }[] = [];
     rig.iommu.attachEndpoint(RID, {
-      invalidate: (request, itag) => (sent.push({ request, itag }), 'pending'),
+      invalidate: (request, itag) => {
+        sent.push({ request, itag });
+        return 'pending';
+      },
       pageResponse: () => {},
     });
     rig.run(devTlb(), devTlb({ address: VA }), wait({ SW: 1, STATUS_DATA: 9 }));

@@ -9,90 +9,19 @@ import {
 } from '../../abi/iommufd.ts';
 import { SimulatedMemory } from '../../memory/simulated-process.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type PagingDomain } from '../driver.ts';
 import { IommuGroup } from '../group.ts';
 import { ArmSmmuDriver } from './driver/driver.ts';
 import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
-import { SmmuFunction, SmmuUnit, type FunctionOptions } from './platform.ts';
+import { SmmuFunction, SmmuUnit } from './platform.ts';
+import { ATS, PROT, readText, Rig } from './test-rig.ts';
 
-const PROT = IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE;
-const ATS = { maxPasids: 256, pasidExec: false, pasidPriv: false, ats: 'optional' } as const;
-
-class Rig {
-  readonly kernel = new Kernel();
-  readonly driver = new ArmSmmuDriver(this.kernel);
-  readonly unit: SmmuUnit;
-  /** Commands and what happens to ATS at devices, in order. */
-  readonly seen: string[] = [];
-  #groups = 0;
-
-  constructor(overrides: ConfigOverrides = {}) {
-    const config = smmuV3Config({
-      ...overrides,
-      IDR1: { CMDQS: 8, EVENTQS: 8, PRIQS: 8, ...overrides.IDR1 },
-    });
-    const unit = SmmuUnit.create(this.driver, { name: 'smmu0', config });
-    assert(!failed(unit), 'the SMMU comes up');
-    this.unit = unit;
-    this.kernel.trace.subscribe((event) => {
-      if (event.kind === 'command') this.seen.push(String(event['name']).replace('CMD_', ''));
-    });
-  }
-
-  device(sid: number, options: Partial<FunctionOptions> = {}): SmmuFunction {
-    const group = new IommuGroup(this.kernel, this.#groups++);
-    const made = SmmuFunction.create(this.unit, {
-      name: `dev${sid}`,
-      streamIds: [sid],
-      group,
-      pci: ATS,
-      ...options,
-    });
-    assert(!failed(made), 'the device is probed');
-    const { atc } = made;
-    if (atc !== null) {
-      const enable = atc.enable.bind(atc);
-      atc.enable = (on) => {
-        this.seen.push(on ? 'ATS on' : 'ATS off');
-        enable(on);
-      };
-    }
-    return made;
-  }
-
-  domain(device: SmmuFunction, flags = 0): PagingDomain {
-    const domain = this.driver.domainAllocPagingFlags(device, flags, new SimulatedMemory(), null);
-    assert(!failed(domain), 'the domain is made');
-    return domain;
-  }
-
-  /** RAM of the machine with a text at its start; its physical address. */
-  ram(text: string, pages = 1): number {
-    const pa = this.kernel.physical.allocate(pages);
-    this.kernel.physical.write(
-      pa,
-      Uint8Array.from(text, (c) => c.charCodeAt(0)),
-    );
-    return pa;
-  }
-
-  /** The commands since the last look. */
-  take(): string[] {
-    return this.seen.splice(0);
-  }
-}
-
-const read = (device: SmmuFunction, iova: bigint, pasid: number | null = null): string => {
-  const data = new Uint8Array(3);
-  const rc = device.dma({ write: false, iova, pasid, data });
-  return failed(rc) ? 'fault' : String.fromCharCode(...data);
-};
+const read = readText;
 const STE = ['CFGI_STE', 'SYNC'];
 const CD = ['CFGI_CD', 'SYNC'];
 
 describe('attaching', () => {
   it('writes CD, then STE, and turns ATS on when the STE allows it', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const domain = rig.domain(device);
     rig.take();
@@ -110,7 +39,7 @@ describe('attaching', () => {
   });
 
   it('turns ATS off before the STE forbids it, and leaves no translation and no ASID behind', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const domain = rig.domain(device);
     domain.attachDevice(device, null);
@@ -131,7 +60,7 @@ describe('attaching', () => {
   });
 
   it('of another stage 1 is one change of the CD, and an empty ATC', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const [first, second] = [rig.domain(device), rig.domain(device)];
     first.map(0x1000n, rig.ram('one'), 0x1000n, PROT);
@@ -154,7 +83,7 @@ describe('attaching', () => {
   });
 
   it('of a nest parent invalidates by VMID, then what guests had in stage 1, then ATCs', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const domain = rig.domain(device, IOMMU_HWPT_ALLOC_NEST_PARENT);
     domain.map(0x1000n, rig.ram('one'), 0x1000n, PROT);
@@ -165,7 +94,7 @@ describe('attaching', () => {
   });
 
   it('stays as it was where the domain is for another SMMU', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const config = smmuV3Config({ IDR1: { CMDQS: 8, EVENTQS: 8, PRIQS: 8 } });
     const other = SmmuUnit.create(rig.driver, { name: 'smmu1', config });
     assert(!failed(other), 'the other SMMU comes up');
@@ -177,7 +106,7 @@ describe('attaching', () => {
   });
 
   it('keeps the STE that has the CD table while PASIDs use it, with S1DSS for the rest', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8, { pci: { ...ATS, ats: 'none' } });
     const { identityDomain, blockedDomain } = rig.driver;
     const domain = rig.domain(device, IOMMU_HWPT_ALLOC_PASID);
@@ -194,7 +123,7 @@ describe('attaching', () => {
   });
 
   it('keeps ATS on with the identity domain where a device cannot do without', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8, { pci: { ...ATS, maxPasids: 0, ats: 'required' } });
     rig.driver.identityDomain.attachDevice(device, null);
     expect([device.cdTableInSte, device.atc!.enabled]).toEqual([true, true]);
@@ -204,7 +133,7 @@ describe('attaching', () => {
 
 describe('a change of a domain', () => {
   it('reaches IOTLB and ATC of every device that has it', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const devices = [rig.device(8), rig.device(9)];
     const domain = rig.domain(devices[0]!);
     domain.map(0x1000n, rig.ram('old'), 0x1000n, PROT);
@@ -218,7 +147,7 @@ describe('a change of a domain', () => {
   });
 
   it('that puts a block over what was a table forgets the table', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8, { pci: null });
     const domain = rig.domain(device);
     const pa = rig.ram('old', 512);
@@ -235,7 +164,7 @@ describe('a change of a domain', () => {
   });
 
   it('without range invalidation goes page by page, or drops everything', () => {
-    const rig = new Rig({ IDR3: { RIL: 0 } });
+    const rig = new Rig(new Kernel(), { IDR3: { RIL: 0 } });
     const device = rig.device(8, { pci: null });
     const domain = rig.domain(device);
     domain.attachDevice(device, null);
@@ -265,7 +194,7 @@ describe('a change of a domain', () => {
 
 describe('domains', () => {
   const flagsErrno = (overrides: ConfigOverrides, flags: number): number => {
-    const rig = new Rig(overrides);
+    const rig = new Rig(new Kernel(), overrides);
     const made = rig.driver.domainAllocPagingFlags(rig.device(8), flags, new SimulatedMemory(), null);
     return failed(made) ? made.errno : 0;
   };
@@ -290,7 +219,7 @@ describe('domains', () => {
 
   it('have the page sizes of their granule', () => {
     const sizes = (overrides: ConfigOverrides): bigint => {
-      const rig = new Rig(overrides);
+      const rig = new Rig(new Kernel(), overrides);
       return rig.domain(rig.device(8)).pgsizeBitmap;
     };
     expect(sizes({})).toBe((1n << 12n) | (1n << 21n) | (1n << 30n));
@@ -299,7 +228,7 @@ describe('domains', () => {
   });
 
   it('give their ASIDs and VMIDs back, the lowest first', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const tags = (flags: number): number[] => {
       const domains = [rig.domain(device, flags), rig.domain(device, flags)];
@@ -315,7 +244,7 @@ describe('domains', () => {
   });
 
   it('leave no page behind', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const device = rig.device(8);
     const pa = rig.ram('x', 512);
     const before = rig.kernel.physical.ram.size;
@@ -329,7 +258,7 @@ describe('domains', () => {
   });
 
   it('refuse what is beyond their address sizes', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const domain = rig.domain(rig.device(8));
     expect(domain.aperture).toEqual({ start: 0n, last: (1n << 48n) - 1n });
     const rc = domain.map(1n << 48n, rig.ram('x'), 0x1000n, PROT);
@@ -339,7 +268,7 @@ describe('domains', () => {
 
 describe('probing a device', () => {
   it('refuses a StreamID beyond the table, and one that another device has', () => {
-    const rig = new Rig();
+    const rig = new Rig(new Kernel());
     const probe = (sid: number): unknown => {
       const group = new IommuGroup(rig.kernel, 50);
       const made = SmmuFunction.create(rig.unit, { name: 'dev', streamIds: [sid], group });
@@ -353,7 +282,7 @@ describe('probing a device', () => {
   });
 
   it('gives PASIDs as both sides have them', () => {
-    const rig = new Rig({ IDR1: { SSIDSIZE: 5 } });
+    const rig = new Rig(new Kernel(), { IDR1: { SSIDSIZE: 5 } });
     const device = rig.device(8);
     expect([device.ssidBits, device.maxPasids]).toEqual([5, 32]);
     const platform = rig.device(9, { pci: null, pasidNumBits: 3 });

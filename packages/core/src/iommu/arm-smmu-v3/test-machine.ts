@@ -6,6 +6,8 @@ import type { Task } from '../../memory/process.ts';
 import type { Device, Kernel } from '../driver.ts';
 import { IommuGroup } from '../group.ts';
 import { ArmSmmuDriver, type ArmSmmuDriverOptions } from './driver/driver.ts';
+import type { SmmuImplementation } from './driver/implementation.ts';
+import type { ArmSmmu } from './driver/smmu.ts';
 import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
 import { SmmuFunction, SmmuUnit, type FunctionOptions } from './platform.ts';
 import {
@@ -47,6 +49,8 @@ export interface TestKernel extends Kernel {
 export interface TestMachineOptions extends ConfigOverrides {
   readonly smmus?: number;
   readonly driver?: ArmSmmuDriverOptions;
+  /** What SMMUs have beyond the architecture. */
+  readonly implementation?: (smmu: ArmSmmu) => SmmuImplementation;
 }
 
 export class TestMachine {
@@ -61,14 +65,18 @@ export class TestMachine {
   #pids = 100;
 
   constructor(kernel: TestKernel, iommufd: IommufdFunctions, options: TestMachineOptions = {}) {
-    const { smmus = 1, driver = {}, ...overrides } = options;
+    const { smmus = 1, driver = {}, implementation, ...overrides } = options;
     this.kernel = kernel;
     this.#iommufd = iommufd;
     this.driver = new ArmSmmuDriver(this.kernel, driver);
     const small = { CMDQS: 10, EVENTQS: 10, PRIQS: 8 };
     const config = smmuV3Config({ ...overrides, IDR1: { ...small, ...overrides.IDR1 } });
     for (let i = 0; i < smmus; i++) {
-      const unit = SmmuUnit.create(this.driver, { name: `smmu${i}`, config });
+      const unit = SmmuUnit.create(this.driver, {
+        name: `smmu${i}`,
+        config,
+        ...(implementation === undefined ? {} : { implementation }),
+      });
       assert(!failed(unit), 'the SMMU comes up');
       this.units.push(unit);
     }

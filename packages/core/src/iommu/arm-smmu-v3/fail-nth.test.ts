@@ -1,0 +1,138 @@
+import { describe, expect, it } from 'vitest';
+import { failed } from '../../base/result.ts';
+import { EFAULT, EINVAL, ENOENT, ENOMEM } from '../../abi/errno.ts';
+import * as abi from '../../abi/iommufd.ts';
+import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/attach.ts';
+import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
+import { Kernel } from '../../machine/kernel.ts';
+import { IPA, TestMachine, TestVm, VA } from './test-machine.ts';
+import { guestSte, GuestTables, STE_BYPASS, writeGuestCd } from './test-program.ts';
+
+// Linux's fault injection: the nth chance to fail is taken, for every n that there is. What fails leaves everything as it
+// was.
+
+const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
+
+function vmWithStage1(): { vm: TestVm; tables: GuestTables } {
+  const machine = new TestMachine(new Kernel(), iommufd);
+  const pci = { maxPasids: 16, pasidExec: false, pasidPriv: false, ats: 'optional' } as const;
+  const vm = new TestVm(machine, machine.device(0x20, { pci }), 0x99);
+  const tables = new GuestTables(vm.memory);
+  const page = vm.memory.page();
+  vm.memory.write(page, 'text');
+  tables.map(0x1000n, page);
+  vm.translate(tables);
+  return { vm, tables };
+}
+
+/** Fails `request` at every point in turn; answers at how many it could fail before it succeeded. */
+function failEverywhere(vm: TestVm, request: () => number, unchanged: () => void): number {
+  const nth = (vm.program.task as { failNth: { remaining: number } }).failNth;
+  for (let n = 1; n < 100; n++) {
+    nth.remaining = n;
+    const errno = request();
+    const taken = nth.remaining === 0;
+    nth.remaining = 0;
+    // What only tidies up may fail without anybody noticing.
+    if (!taken || errno === 0) {
+      expect(errno).toBe(0);
+      return n - 1;
+    }
+    // iommufd answers EFAULT for a copy to the program, ENOENT and EINVAL for a look-up.
+    expect([ENOMEM, EFAULT, ENOENT, EINVAL]).toContain(errno);
+    unchanged();
+  }
+  throw new Error('the request never succeeds');
+}
+
+describe('running out of memory', () => {
+  it.each([
+    ['a stage 1 domain', 0],
+    ['a nest parent', abi.IOMMU_HWPT_ALLOC_NEST_PARENT],
+    ['a domain that tracks dirty pages', abi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING],
+  ])('while %s is made leaves no page behind', (_, flags) => {
+    const { vm } = vmWithStage1();
+    const { physical } = vm.machine.kernel;
+    const ioas = vm.program.ioas();
+    vm.program.map(ioas, VA, IPA, 0x4000n);
+    const before = physical.ram.size;
+    const points = failEverywhere(
+      vm,
+      () => {
+        vm.program.hwpt(vm.bound.id, ioas, flags);
+        return vm.program.errno;
+      },
+      () => expect(physical.ram.size).toBe(before),
+    );
+    expect(points).toBeGreaterThan(4);
+  });
+
+  it('while a nested domain is attached keeps the one that was there', () => {
+    const { vm, tables } = vmWithStage1();
+    const cd = vm.memory.page();
+    writeGuestCd(vm.memory, cd, tables, 2);
+    const other = vm.program.nested(vm.bound.id, vm.viommu, guestSte(cd));
+    const points = failEverywhere(
+      vm,
+      () => vm.machine.attach(vm.program, vm.bound, other),
+      () => expect(vm.read(0x1000n, 4)).toBe('text'),
+    );
+    expect(points).toBeGreaterThan(3);
+    expect(vm.read(0x1000n, 4)).toBe('text');
+  });
+
+  it('while a device goes from a guest to a page table of the kernel keeps the guest', () => {
+    const { vm } = vmWithStage1();
+    const own = vm.program.hwpt(vm.bound.id, vm.ioas);
+    const points = failEverywhere(
+      vm,
+      () => vm.machine.attach(vm.program, vm.bound, own),
+      () => expect(vm.read(0x1000n, 4)).toBe('text'),
+    );
+    expect(points).toBeGreaterThan(3);
+    expect(
+      failed(vm.device.dma({ write: false, iova: 0x4000_0000n, pasid: null, data: new Uint8Array(1) })),
+    ).toBe(false);
+  });
+
+  it('while a PASID is attached leaves the device without it', () => {
+    const machine = new TestMachine(new Kernel(), iommufd);
+    const vm = new TestVm(machine, machine.device(0x20), 0x99);
+    const own = vm.program.hwpt(vm.bound.id, vm.ioas, abi.IOMMU_HWPT_ALLOC_PASID);
+    const points = failEverywhere(
+      vm,
+      () => machine.attach(vm.program, vm.bound, own, 3),
+      () => expect([vm.device.ssidsInUse, vm.device.cdTableInSte]).toEqual([false, false]),
+    );
+    expect(points).toBeGreaterThan(4);
+    expect(vm.device.ssidsInUse).toBe(true);
+  });
+
+  it('while nested domains and viommus are made', () => {
+    const { vm } = vmWithStage1();
+    const nested = (): number => {
+      vm.program.nested(vm.bound.id, vm.viommu, STE_BYPASS);
+      return vm.program.errno;
+    };
+    const viommu = (): number => {
+      vm.program.viommu(vm.bound.id, vm.parent);
+      return vm.program.errno;
+    };
+    const same = (): void => expect(vm.read(0x1000n, 4)).toBe('text');
+    expect(failEverywhere(vm, nested, same)).toBeGreaterThan(2);
+    expect(failEverywhere(vm, viommu, same)).toBeGreaterThan(2);
+  });
+
+  it('while commands are forwarded sends none of them', () => {
+    const { vm } = vmWithStage1();
+    vm.machine.commands.length = 0;
+    failEverywhere(
+      vm,
+      () => {
+        vm.program.invalidate(vm.viommu, [[0x30n, 0n]]);
+        return vm.program.errno;
+      },
+      () => expect(vm.machine.commands.filter((name) => name !== 'CMD_SYNC').length).toBeLessThanOrEqual(1),
+    );
+  });
+});

@@ -42,9 +42,11 @@ const INTERRUPT: InterruptRoute = { kind: 'interrupt' };
 export function inInterruptRange(hi: number, lo: number): boolean {
   return hi === 0 && lo >>> 20 === 0xfee;
 }
+const INTERRUPT_RANGE_START = 0xfee0_0000;
+const INTERRUPT_RANGE_END = 0xfef0_0000;
 /** The HyperTransport ranges, which are no memory unless EFR2.HTRangeIgnore: FD_0000_0000h to FF_FFFF_FFFFh. */
-export const HT_RANGE_FIRST_HI = 0xfd;
-export const HT_RANGE_LAST_HI = 0xff;
+const HT_RANGE_FIRST_HI = 0xfd;
+const HT_RANGE_LAST_HI = 0xff;
 
 export class Admission {
   readonly #features: AmdIommuFeatures;
@@ -143,6 +145,40 @@ export class Admission {
       address >= this.#registers.address(OFFSET.EXCL_BASE) &&
       address <= this.#registers.address(OFFSET.EXCL_LIMIT)
     );
+  }
+
+  /** The bytes from an address on that page tables translate: special addresses may lie within a large page. */
+  untilSpecial(config: DeviceConfig, hi: number, lo: number, bytes: number): number {
+    if (bytes <= 4096) return bytes;
+    const address = hi * 0x1_0000_0000 + lo;
+    return Math.min(bytes, this.#nextSpecial(config, address) - address);
+  }
+
+  /** log2 of the bytes of the largest aligned block around an address, at most `bits`, without special addresses. */
+  withoutSpecial(config: DeviceConfig, hi: number, lo: number, bits: number): number {
+    const address = hi * 0x1_0000_0000 + lo;
+    let size = bits;
+    for (; size > 12; size--) {
+      const start = address - (address % 2 ** size);
+      if (this.#nextSpecial(config, start) >= start + 2 ** size) break;
+    }
+    return size;
+  }
+
+  /** The first address from `from` on that page tables do not translate. */
+  #nextSpecial(config: DeviceConfig, from: number): number {
+    let next = from < INTERRUPT_RANGE_END ? Math.max(from, INTERRUPT_RANGE_START) : Infinity;
+    const range = (start: number, end: number): void => {
+      if (from < end) next = Math.min(next, Math.max(from, start));
+    };
+    if (!this.#features.htRangeIgnore) {
+      range(HT_RANGE_FIRST_HI * 0x1_0000_0000, (HT_RANGE_LAST_HI + 1) * 0x1_0000_0000);
+    }
+    const exclusion = this.#registers.get(OFFSET.EXCL_BASE);
+    if ((exclusion & EXCLUSION_BASE.ExEn.inPlace) === 0) return next;
+    if ((exclusion & EXCLUSION_BASE.Allow.inPlace) === 0 && !config.exclusion) return next;
+    range(this.#registers.address(OFFSET.EXCL_BASE), this.#registers.address(OFFSET.EXCL_LIMIT) + 4096);
+    return next;
   }
 
   /** HyperTransport's special addresses (§2.1.2, table 3); null where the page tables decide. */

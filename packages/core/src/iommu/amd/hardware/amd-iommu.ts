@@ -3,8 +3,8 @@
 
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { CONTROL, EXCLUSION_BASE, OFFSET, STATUS } from '../spec/registers.ts';
-import { Admission, HT_RANGE_FIRST_HI, inInterruptRange } from './admission.ts';
+import { CONTROL, OFFSET, STATUS } from '../spec/registers.ts';
+import { Admission, inInterruptRange } from './admission.ts';
 import { Ats, type AtsCompletion, type AtsRequest } from './ats.ts';
 import { CommandBuffer } from './command-buffer.ts';
 import { Commands } from './commands.ts';
@@ -268,7 +268,7 @@ export class AmdIommu {
     if (!translator.translate(config, request.hi, request.lo, need, need, true)) {
       return this.#faults.translation(request, translator.fault!, device);
     }
-    const bytes = this.#untilSpecial(device, request.hi, request.lo, translator.bytes);
+    const bytes = this.#admission.untilSpecial(config, request.hi, request.lo, translator.bytes);
     return { kind: 'translated', pa: translator.pa, bytes, forceCoherent: translator.forceCoherent };
   }
 
@@ -290,24 +290,6 @@ export class AmdIommu {
     }
     const { pa, bytes, forceCoherent } = translator;
     return { kind: 'translated', pa, bytes, forceCoherent };
-  }
-
-  /** Addresses that are not the page tables' to translate may lie within a large page: a translation ends there. */
-  #untilSpecial(device: CachedDevice, hi: number, lo: number, bytes: number): number {
-    if (bytes <= 4096) return bytes;
-    const address = hi * 0x1_0000_0000 + lo;
-    let end = address + bytes;
-    const stop = (start: number): void => {
-      if (start > address && start < end) end = start;
-    };
-    stop(0xfee0_0000);
-    if (!this.features.htRangeIgnore) stop(HT_RANGE_FIRST_HI * 0x1_0000_0000);
-    const exclusion = this.#registers.get(OFFSET.EXCL_BASE);
-    if ((exclusion & EXCLUSION_BASE.ExEn.inPlace) !== 0) {
-      const allowed = (exclusion & EXCLUSION_BASE.Allow.inPlace) !== 0 || device.config.exclusion;
-      if (allowed) stop(this.#registers.address(OFFSET.EXCL_BASE));
-    }
-    return end - address;
   }
 
   /** A device's write to the interrupt range: FEE0_0000h to FEEF_FFFFh. */

@@ -95,16 +95,20 @@ export class Ats {
       if (translator.fault!.kind === 'page-fault') return denied(aborted.event);
       return { status: 'CA', entry: null, event: aborted.event, recorded: aborted.recorded };
     }
-    return { status: 'success', entry: this.#entry(asked), event: null, recorded: false };
+    const { sizeBits } = translator;
+    const { hi, lo } = request;
+    const bits =
+      route.kind === 'host' ? this.#admission.withoutSpecial(device.config, hi, lo, sizeBits) : sizeBits;
+    return { status: 'success', entry: this.#entry(asked, bits), event: null, recorded: false };
   }
 
-  #entry(asked: AtsRequest): AtsTranslation {
-    const { granted, sizeBits, bytes, pa } = this.#translator;
+  #entry(asked: AtsRequest, sizeBits: number): AtsTranslation {
+    const { granted, pa } = this.#translator;
     const read = (granted & ACCESS.READ) !== 0;
     const write = (granted & ACCESS.WRITE) !== 0 && asked.write;
     if (!read && !write) return { ...DENIED, sizeBits };
     return {
-      translated: pa - (2 ** sizeBits - bytes),
+      translated: pa - (pa % 2 ** sizeBits),
       sizeBits,
       read,
       write,

@@ -75,6 +75,8 @@ const X86_REASONS: Readonly<Partial<Record<X86Fault, string>>> = {
   [X86_FAULT.UPDATE]: 'a guest page table entry could not be updated',
 };
 
+const ALL_RIGHTS = AMD_V1_PERM.IR | AMD_V1_PERM.IW;
+
 /** Bits that an entry of a GCR3 table may have. */
 const GCR3_BITS = GCR3_ENTRY.$.writable;
 
@@ -153,7 +155,7 @@ export class Translator implements EntrySpace {
   ): boolean {
     this.#keep = keep;
     const domain = this.#iotlb.domain(device.domainId);
-    if (!this.#lookupHost(device, domain, hi, lo, need, want)) return false;
+    if (!this.#lookupHost(device, device.rights, domain, hi, lo, need, want)) return false;
     // Where nothing is translated every page is its own.
     const bits = device.host === null ? 12 : this.#hostBits;
     this.#measure(hi, lo, bits, this.#hostOut, this.#hostBits);
@@ -192,10 +194,9 @@ export class Translator implements EntrySpace {
     }
     const gpa = this.#gpa;
     const gpaHi = (gpa / 0x1_0000_0000) >>> 0;
-    if (
-      !this.#lookupHost(device, domain, gpaHi, gpa >>> 0, hostAccess(need), hostAccess(want & guestGranted))
-    )
-      return false;
+    const hostNeed = hostAccess(need);
+    const hostWant = hostAccess(want & guestGranted);
+    if (!this.#lookupHost(device, device.rights, domain, gpaHi, gpa >>> 0, hostNeed, hostWant)) return false;
     this.#measure(gpaHi, gpa >>> 0, Math.min(guestBits, this.#hostBits), this.#hostOut, this.#hostBits);
     const host = this.#hostGranted | ((this.#hostGranted & ACCESS.READ) !== 0 ? ACCESS.EXECUTE : 0);
     this.granted = guestGranted & host;
@@ -211,15 +212,17 @@ export class Translator implements EntrySpace {
 
   // --- host translation ---
 
+  /** `rights` are the DTE's for accesses of the device, and all for those of the IOMMU itself. */
   #lookupHost(
     device: DeviceConfig,
+    rights: number,
     domain: Domain,
     hi: number,
     lo: number,
     need: number,
     want: number,
   ): boolean {
-    const { rights, host } = device;
+    const { host } = device;
     if ((rights & need) !== need)
       return this.#pageFault(false, hi, lo, 'DTE.IR or DTE.IW denies it', true, true);
     if (host === null) {
@@ -257,11 +260,11 @@ export class Translator implements EntrySpace {
       }
       return this.#v1Fault(walker.fault, hi, lo);
     }
-    this.#keepHost(device, domain, hi, lo);
+    this.#keepHost(rights, domain, hi, lo);
     return true;
   }
 
-  #keepHost(device: DeviceConfig, domain: Domain, hi: number, lo: number): void {
+  #keepHost(rights: number, domain: Domain, hi: number, lo: number): void {
     const walker = this.#host;
     const flags =
       (walker.clean ? ENTRY.CLEAN : 0) |
@@ -269,7 +272,7 @@ export class Translator implements EntrySpace {
       (walker.untranslatedOnly ? ENTRY.UNTRANSLATED : 0);
     this.#hostOut = walker.out;
     this.#hostBits = walker.leafBits;
-    this.#hostGranted = walker.permissions & device.rights;
+    this.#hostGranted = walker.permissions & rights;
     this.#hostFlags = flags;
     if (!this.#keep) return;
     const store = this.#iotlb.host;
@@ -344,8 +347,8 @@ export class Translator implements EntrySpace {
     const store = this.#iotlb.guest;
     const walker = this.#guest;
     this.#guestView?.bind(domain.guestTables, space.tables.id, hi);
-    // Table addresses are GPAs; where those are SPAs and the DTE allows everything there is nothing to ask.
-    const resolver = device.host === null && device.rights === 3 ? null : this;
+    // Table addresses are GPAs.
+    const resolver = device.host === null ? null : this;
     if (!walker.walk(config, walkHi, lo, need, resolver, want)) {
       if (walker.nestedFault) return false;
       if (walker.fault === X86_FAULT.NOT_PRESENT && this.#features.npCache && this.#keep) {
@@ -432,12 +435,12 @@ export class Translator implements EntrySpace {
     return base;
   }
 
-  /** The physical address of a guest's table entry. */
+  /** The physical address of a guest's table entry. DTE.IR and DTE.IW are about the device's accesses, not this one. */
   entryAddress(address: number, write: boolean): number {
     const hi = (address / 0x1_0000_0000) >>> 0;
     const lo = address >>> 0;
     const need = write ? AMD_V1_PERM.IR | AMD_V1_PERM.IW : AMD_V1_PERM.IR;
-    if (!this.#lookupHost(this.#device!, this.#domain!, hi, lo, need, need)) return -1;
+    if (!this.#lookupHost(this.#device!, ALL_RIGHTS, this.#domain!, hi, lo, need, need)) return -1;
     return this.#hostOut + offsetIn(hi, lo, this.#hostBits);
   }
 

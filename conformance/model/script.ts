@@ -20,13 +20,13 @@ const UNSET = 0x7fff_fff0;
 
 /** One argument of an ioctl while it is put together. */
 export class StructWriter {
-  readonly #bytes: Uint8Array;
+  readonly bytes: Uint8Array;
   readonly #view: DataView;
   readonly #fixes: string[] = [];
 
   constructor(size: number) {
-    this.#bytes = new Uint8Array(size);
-    this.#view = new DataView(this.#bytes.buffer);
+    this.bytes = new Uint8Array(size);
+    this.#view = new DataView(this.bytes.buffer);
     this.u32(0, size);
   }
 
@@ -70,7 +70,7 @@ export class StructWriter {
 
   /** What a careless program gets wrong: the size, a reserved field, any word. */
   spoil(dice: Dice): this {
-    const size = this.#bytes.length;
+    const size = this.bytes.length;
     switch (dice.below(4)) {
       case 0:
         return this.u32(
@@ -87,7 +87,7 @@ export class StructWriter {
   }
 
   line(slot: number, command: number): string {
-    const hex = Buffer.from(this.#bytes).toString('hex');
+    const hex = Buffer.from(this.bytes).toString('hex');
     return ['I', slot, command.toString(16).padStart(2, '0'), hex, ...this.#fixes].join(' ');
   }
 }

@@ -19,7 +19,7 @@ import type { Entry } from './entry.ts';
 import { batchSelector, commandsFor, endsBatch, INV_ALL, type InvRange } from './invalidate.ts';
 import { InvalidationList } from './invalidation-list.ts';
 import type { ArmSmmuMaster } from './master.ts';
-import { pageBitmap, pickPages } from './page-sizes.ts';
+import { pageBitmap, pickPages, POW2 } from './page-sizes.ts';
 import { MAIR, type ArmPageTable, type PageGather } from './page-table.ts';
 import type { ArmSmmu } from './smmu.ts';
 import { makeStage2Ste } from './ste.ts';
@@ -40,7 +40,7 @@ class IotlbGather implements PageGather {
 
   /** iommu_iotlb_gather_add_page() */
   addPages(iova: number, bits: number, count: number): void {
-    const end = iova + count * 2 ** bits;
+    const end = iova + count * POW2[bits]!;
     const disjoint = this.end > 0 && (end < this.start || iova > this.end);
     if (this.end > 0 && (this.pageBits !== bits || disjoint)) this.sync();
     this.start = this.end === 0 ? iova : Math.min(this.start, iova);
@@ -51,7 +51,7 @@ class IotlbGather implements PageGather {
   /** iommu_iotlb_sync() */
   sync(): void {
     if (this.end === 0) return;
-    const range = { iova: this.start, size: this.end - this.start, granule: 2 ** this.pageBits, leaf: true };
+    const range = { iova: this.start, size: this.end - this.start, granule: POW2[this.pageBits]!, leaf: true };
     this.end = 0;
     this.#sync(range);
   }
@@ -111,7 +111,7 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
 
   /** iommu_map(): drivers/iommu/iommu.c __iommu_map_domain_pgtbl(). */
   map(iova: bigint, pa: number, length: bigint, prot: number): Result<void> {
-    const smallest = 2 ** this.table.pageSizes[0]!;
+    const smallest = POW2[this.table.pageSizes[0]!]!;
     if (iova + length > ADDRESS_LIMIT) return fail(ERANGE, `the mapping at ${hex(iova)} is beyond 52 bits`);
     const start = exact(iova);
     const total = exact(length);
@@ -127,13 +127,13 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
         if (done > 0) this.#unmap(start, done);
         return mapped;
       }
-      done += mapped * 2 ** run.bits;
+      done += mapped * POW2[run.bits]!;
     }
   }
 
   /** iommu_unmap(): it stops at the first address that is not mapped. */
   unmap(iova: bigint, length: bigint): bigint {
-    const smallest = 2 ** this.table.pageSizes[0]!;
+    const smallest = POW2[this.table.pageSizes[0]!]!;
     if (iova + length > ADDRESS_LIMIT) return 0n;
     const start = exact(iova);
     const total = exact(length);
@@ -201,7 +201,7 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
     const cleared = this.#cleared;
     this.#cleared = null;
     if (cleared === null || this.smmu.driver.options.linuxDirtySync === true) return;
-    const granule = 2 ** this.table.pageSizes[0]!;
+    const granule = POW2[this.table.pageSizes[0]!]!;
     const start = Math.floor(cleared.start / granule) * granule;
     this.invalidate({ iova: start, size: cleared.end - start, granule, leaf: false });
   }

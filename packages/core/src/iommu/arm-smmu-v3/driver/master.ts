@@ -236,7 +236,7 @@ export class ArmSmmuMaster implements Device {
 
   // ---- page faults ----
 
-  /** arm_smmu_enable_iopf(): true where the device's stalls go to a fault queue now. */
+  /** arm_smmu_enable_iopf(), with CONFIG_ARM_SMMU_V3_SVA: true where the device's stalls go to a fault queue now. */
   enableIopf(): Result<boolean> {
     if (!this.stallEnabled) return false;
     if (this.streamIds.length !== 1) return fail(EOPNOTSUPP, 'events do not tell streams of a device apart');

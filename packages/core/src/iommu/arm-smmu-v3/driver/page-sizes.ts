@@ -1,5 +1,8 @@
 // Page sizes as ascending lists of their log2, and the choice between them: drivers/iommu/iommu.c iommu_pgsize().
 
+/** Powers of two: `2 ** n` costs as much as a look into memory does. */
+export const POW2: Readonly<Float64Array> = Float64Array.from({ length: 64 }, (_, n) => 2 ** n);
+
 /** The sizes of a bitmap such as IDR5 makes. */
 export function pageSizesOf(bitmap: bigint): number[] {
   const sizes: number[] = [];
@@ -18,7 +21,7 @@ export interface PageRun {
 }
 
 function aligned(address: number, bits: number): boolean {
-  return address % 2 ** bits === 0;
+  return address % POW2[bits]! === 0;
 }
 
 /**
@@ -29,14 +32,15 @@ export function pickPages(sizes: readonly number[], iova: number, pa: number, le
   let index = sizes.length - 1;
   while (index > 0) {
     const bits = sizes[index]!;
-    if (2 ** bits <= length && aligned(iova, bits) && aligned(pa, bits)) break;
+    if (POW2[bits]! <= length && aligned(iova, bits) && aligned(pa, bits)) break;
     index--;
   }
   const bits = sizes[index]!;
   const next = sizes[index + 1];
+  if (length === POW2[bits]) return { bits, count: 1 };
   let run = length;
   if (next !== undefined) {
-    const larger = 2 ** next;
+    const larger = POW2[next]!;
     const inLarger = iova % larger;
     // A larger page only ever fits where both addresses are equally far into theirs.
     if (inLarger === pa % larger) {
@@ -44,5 +48,5 @@ export function pickPages(sizes: readonly number[], iova: number, pa: number, le
       if (offset + larger <= length) run = offset;
     }
   }
-  return { bits, count: Math.floor(run / 2 ** bits) };
+  return { bits, count: Math.floor(run / POW2[bits]!) };
 }

@@ -12,6 +12,7 @@ import {
   type Kernel,
 } from '../../driver.ts';
 import { TG0 } from '../spec/ste.ts';
+import { POW2 } from './page-sizes.ts';
 
 // The tables of ARM_64_LPAE_S1 and ARM_64_LPAE_S2, which is what the driver of Linux 7.3 maps with:
 // drivers/iommu/io-pgtable-arm.c. An address is a number below 2^52, a descriptor two u32.
@@ -120,6 +121,10 @@ export class ArmPageTable {
   readonly fwb: boolean;
   readonly #kernel: Kernel;
   readonly #bitsPerLevel: number;
+  /** By level: log2 of the bytes that an entry translates, the bytes, and the mask of its index. */
+  readonly #shifts: readonly number[];
+  readonly #spans: readonly number[];
+  readonly #masks: readonly number[];
   /** log2 of the entries of the start-level table. */
   readonly #rootBits: number;
   readonly #coherent: boolean;
@@ -161,6 +166,10 @@ export class ArmPageTable {
     }
     this.startLevel = start;
     this.#rootBits = rootBits;
+    const byLevel = [0, 1, 2, 3];
+    this.#shifts = byLevel.map((level) => granule + this.#bitsPerLevel * (LAST_LEVEL - level));
+    this.#spans = this.#shifts.map((shift) => 2 ** shift);
+    this.#masks = byLevel.map((level) => 2 ** (level === start ? rootBits : this.#bitsPerLevel) - 1);
     this.root = this.#allocate(this.#tableBytes(start));
   }
 
@@ -197,48 +206,42 @@ export class ArmPageTable {
     return level === this.startLevel ? 2 ** (this.#rootBits + 3) : 2 ** this.granuleBits;
   }
 
-  #entries(level: number): number {
-    return this.#tableBytes(level) / 8;
-  }
-
-  /** log2 of the bytes that an entry of `level` translates. */
-  #shift(level: number): number {
-    return this.granuleBits + this.#bitsPerLevel * (LAST_LEVEL - level);
-  }
-
-  #index(iova: number, level: number): number {
-    return Math.floor(iova / 2 ** this.#shift(level)) % this.#entries(level);
+  /** Which entry of a table at `level` translates the address in `hi` and `lo`. */
+  #index(hi: number, lo: number, level: number): number {
+    const shift = this.#shifts[level]!;
+    const bits = shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32);
+    return bits & this.#masks[level]!;
   }
 
   /** Entries from `index` to the end of its table; a concatenated table ends where one of its parts does. */
   #room(index: number, level: number): number {
-    const entries = Math.min(2 ** this.#bitsPerLevel, this.#entries(level));
+    const entries = Math.min(2 ** this.#bitsPerLevel, this.#masks[level]! + 1);
     return entries - (index % entries);
   }
 
   #load(pa: number): void {
-    assert(this.#kernel.physical.load64(pa, this.#word), `a page table is gone from ${hex(pa)}`);
+    assert(this.#kernel.physical.load64(pa, this.#word), 'a page table is gone');
   }
 
   #store(pa: number, lo: number, hi: number): void {
-    assert(this.#kernel.physical.store64(pa, lo >>> 0, hi >>> 0), `a page table is gone from ${hex(pa)}`);
+    assert(this.#kernel.physical.store64(pa, lo >>> 0, hi >>> 0), 'a page table is gone');
   }
 
   /** paddr_to_iopte(): bits 51:48 of an address lie in bits 15:12, which only 64K tables leave free. */
   #addressLo(pa: number): number {
-    return ((pa >>> 0) & 0xffff_f000) | (Math.floor(pa / 2 ** 48) << 12);
+    return (pa & 0xffff_f000) | (Math.floor(pa / 0x1_0000_0000_0000) << 12);
   }
 
   #addressHi(pa: number): number {
-    return Math.floor(pa / 2 ** 32) & 0xffff;
+    return Math.floor(pa / 0x1_0000_0000) & 0xffff;
   }
 
   /** iopte_to_paddr() of the loaded descriptor. */
   #address(): number {
     const lo = this.#word[0]!;
     const hi = this.#word[1]! & 0xffff;
-    if (this.granuleBits < 16) return hi * 2 ** 32 + ((lo & 0xffff_f000) >>> 0);
-    return ((lo >>> 12) & 0xf) * 2 ** 48 + hi * 2 ** 32 + ((lo & 0xffff_0000) >>> 0);
+    if (this.granuleBits < 16) return hi * 0x1_0000_0000 + ((lo & 0xffff_f000) >>> 0);
+    return ((lo >>> 12) & 0xf) * 0x1_0000_0000_0000 + hi * 0x1_0000_0000 + ((lo & 0xffff_0000) >>> 0);
   }
 
   #valid(): boolean {
@@ -261,20 +264,22 @@ export class ArmPageTable {
    */
   map(iova: number, pa: number, bits: number, count: number, prot: number): Result<number> {
     assert(this.pageSizes.includes(bits), 'a page of a size that the table does not have');
-    if (iova >= 2 ** this.ias || pa >= 2 ** this.oas)
+    if (iova >= POW2[this.ias]! || pa >= POW2[this.oas]!)
       return fail(ERANGE, `${hex(iova)} to ${hex(pa)} is beyond ${this.ias} or ${this.oas} bits`);
     if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) return fail(EINVAL, 'a mapping needs a permission');
+    const hi = highWord(iova);
+    const lo = iova >>> 0;
     let table = this.root;
     let level = this.startLevel;
-    while (this.#shift(level) !== bits) {
+    while (this.#shifts[level] !== bits) {
       // Small input sizes leave out the levels of the largest pages.
       if (level === LAST_LEVEL) return fail(EINVAL, `the table has no level for pages of 2^${bits} bytes`);
-      const next = this.#descend(table + this.#index(iova, level) * 8, level);
+      const next = this.#descend(table + this.#index(hi, lo, level) * 8, level);
       if (failed(next)) return next;
       table = next;
       level++;
     }
-    const index = this.#index(iova, level);
+    const index = this.#index(hi, lo, level);
     const here = Math.min(count, this.#room(index, level));
     return this.#mapLeaves(iova, table + index * 8, pa, level, here, prot);
   }
@@ -299,7 +304,7 @@ export class ArmPageTable {
     count: number,
     prot: number,
   ): Result<number> {
-    const size = 2 ** this.#shift(level);
+    const size = this.#spans[level]!;
     for (let i = 0; i < count; i++) {
       this.#load(at + i * 8);
       if (this.#isLeaf(level)) return fail(EEXIST, `${hex(iova + i * size)} is mapped`);
@@ -349,19 +354,21 @@ export class ArmPageTable {
    */
   unmap(iova: number, bits: number, count: number, gather: PageGather): number {
     assert(this.pageSizes.includes(bits), 'a page of a size that the table does not have');
-    if (iova >= 2 ** this.ias) return 0;
+    if (iova >= POW2[this.ias]!) return 0;
+    const hi = highWord(iova);
+    const lo = iova >>> 0;
     let table = this.root;
     let level = this.startLevel;
-    while (this.#shift(level) !== bits) {
-      this.#load(table + this.#index(iova, level) * 8);
+    while (this.#shifts[level] !== bits) {
+      this.#load(table + this.#index(hi, lo, level) * 8);
       // Part of a larger page cannot be unmapped.
       if (level === LAST_LEVEL || !this.#valid() || this.#isLeaf(level)) return 0;
       table = this.#address();
       level++;
     }
-    const index = this.#index(iova, level);
+    const index = this.#index(hi, lo, level);
     const most = Math.min(count, this.#room(index, level));
-    const size = 2 ** bits;
+    const size = this.#spans[level]!;
     let done = 0;
     for (; done < most; done++) {
       const at = table + (index + done) * 8;
@@ -378,13 +385,13 @@ export class ArmPageTable {
     this.#load(at);
     const table = this.#address();
     this.#store(at, 0, 0);
-    this.#flushWalk(iova, 2 ** this.#shift(level), 2 ** this.granuleBits);
+    this.#flushWalk(iova, this.#spans[level]!, 2 ** this.granuleBits);
     this.#freeTable(table, level + 1);
   }
 
   #freeTable(table: number, level: number): void {
     if (level < LAST_LEVEL) {
-      for (let i = 0; i < this.#entries(level); i++) {
+      for (let i = 0; i <= this.#masks[level]!; i++) {
         this.#load(table + i * 8);
         if (this.#isTable(level)) this.#freeTable(this.#address(), level + 1);
       }
@@ -403,8 +410,8 @@ export class ArmPageTable {
   iovaToPhys(iova: number): number {
     let table = this.root;
     for (let level = this.startLevel; level <= LAST_LEVEL; level++) {
-      this.#load(table + this.#index(iova, level) * 8);
-      if (this.#isLeaf(level)) return this.#address() + (iova % 2 ** this.#shift(level));
+      this.#load(table + this.#index(highWord(iova), iova >>> 0, level) * 8);
+      if (this.#isLeaf(level)) return this.#address() + (iova % this.#spans[level]!);
       if (!this.#isTable(level)) return 0;
       table = this.#address();
     }
@@ -429,12 +436,12 @@ export class ArmPageTable {
   #readDirty(iova: number, clear: boolean, record: DirtyRecorder): number {
     let table = this.root;
     for (let level = this.startLevel; level <= LAST_LEVEL; level++) {
-      const at = table + this.#index(iova, level) * 8;
+      const at = table + this.#index(highWord(iova), iova >>> 0, level) * 8;
       this.#load(at);
       const lo = this.#word[0]!;
       const hi = this.#word[1]!;
       if (this.#isLeaf(level)) {
-        const size = 2 ** this.#shift(level);
+        const size = this.#spans[level]!;
         if ((hi & DBM_HI) !== 0 && (lo & S1_RDONLY) === 0) {
           record(BigInt(iova), BigInt(size));
           if (clear) this.#store(at, lo | S1_RDONLY, hi);
@@ -446,6 +453,10 @@ export class ArmPageTable {
     }
     return 0;
   }
+}
+
+function highWord(address: number): number {
+  return Math.floor(address / 0x1_0000_0000);
 }
 
 function granuleCode(bits: number): number {

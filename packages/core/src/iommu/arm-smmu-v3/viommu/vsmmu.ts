@@ -1,3 +1,4 @@
+import { KMALLOC_BYTES_MAX } from '../../../base/limits.ts';
 import { fail, failed, type Result } from '../../../base/result.ts';
 import { EIO, ENOMEM, EOPNOTSUPP } from '../../../abi/errno.ts';
 import { IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 } from '../../../abi/iommufd.ts';
@@ -65,12 +66,14 @@ export class ArmVsmmu implements ViommuDriver {
   cacheInvalidate(memory: AddressSpace, array: UserDataArray): Result<void> {
     const total = array.entryNum;
     array.entryNum = 0;
-    if (this.smmu.kernel.failpoint()) return fail(ENOMEM, 'no memory for the commands');
+    const { size } = iommu_viommu_arm_smmuv3_invalidate;
+    if (total * size > KMALLOC_BYTES_MAX || this.smmu.kernel.failpoint())
+      return fail(ENOMEM, 'no memory for the commands');
     const bytes = copyFullUserArray(
       memory,
       { ...array, entryNum: total },
       IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
-      iommu_viommu_arm_smmuv3_invalidate.size,
+      size,
     );
     if (failed(bytes)) return bytes;
     let batch: Command[] = [];

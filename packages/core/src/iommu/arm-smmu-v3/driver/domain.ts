@@ -51,7 +51,12 @@ class IotlbGather implements PageGather {
   /** iommu_iotlb_sync() */
   sync(): void {
     if (this.end === 0) return;
-    const range = { iova: this.start, size: this.end - this.start, granule: POW2[this.pageBits]!, leaf: true };
+    const range = {
+      iova: this.start,
+      size: this.end - this.start,
+      granule: POW2[this.pageBits]!,
+      leaf: true,
+    };
     this.end = 0;
     this.#sync(range);
   }

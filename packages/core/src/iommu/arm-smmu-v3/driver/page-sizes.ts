@@ -21,7 +21,8 @@ export interface PageRun {
 }
 
 function aligned(address: number, bits: number): boolean {
-  return address % POW2[bits]! === 0;
+  const size = POW2[bits]!;
+  return address % size === 0;
 }
 
 /**

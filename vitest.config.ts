@@ -6,5 +6,6 @@ export default defineConfig({
   test: {
     include: ['packages/*/src/**/*.test.ts', '{conformance,examples,scripts}/**/*.test.ts'],
     testTimeout: 120_000,
+    maxWorkers: '100%',
   },
 });

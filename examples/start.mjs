@@ -52,10 +52,13 @@ function compile(name) {
   return program;
 }
 
-/** The comment at the head of the example's source, as one line. */
+/** The first sentence of the comment at the head of the example's source. */
 function headline(name) {
   const comment = /^\/\*(.*?)\*\//s.exec(readFileSync(`${root}examples/${name}.c`, 'utf8'))?.[1] ?? '';
-  return comment.replace(/\s*\n \*\s*/g, ' ').trim();
+  return comment
+    .replace(/\s*\n \*\s*/g, ' ')
+    .trim()
+    .replace(/\. .*$/, '.');
 }
 
 /** Runs the program; its lines begin with an arrow, those of the trace are set in. */
@@ -100,7 +103,7 @@ try {
     console.log('');
   }
   if (traced.length === 1 && names.length > 1) {
-    console.log('What is set in is what viommu saw. It shows that of the others too: npm start ioas viommu');
+    console.log('What is set in is what viommu saw. It shows that of the others too: npm start nested');
   }
   writeReport(json, { pass: names.length - failures.length, fail: failures.length, skip: 0, failures });
   if (failures.length > 0) process.exitCode = 1;

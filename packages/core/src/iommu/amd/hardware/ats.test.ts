@@ -1,13 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { hi32, lo32 } from '../../../base/u64.ts';
-import { Atc } from '../../cache-atc.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
 import type { AtsCompletion, AtsRequest } from './ats.ts';
+import { AtsFunction } from './ats-function.ts';
 import type { ConfigOverrides } from './config.ts';
 import {
   BASIC,
   type Fields,
   Rig,
+  completePpr,
   invalidateAll,
   invalidateDevice,
   invalidateIotlb,
@@ -294,28 +295,17 @@ describe('translated requests', () => {
 });
 
 describe("a device's IOTLB", () => {
-  function device(): { rig: Rig; root: number; where: () => bigint | string } {
+  function cached(): Host & { device: AtsFunction; where: () => unknown } {
     const { rig, root } = host();
-    const atc = new Atc();
-    atc.enable(true);
-    rig.iommu.attachEndpoint(DEVICE, {
-      invalidate: (request) => {
-        atc.invalidate(request);
-        return true;
-      },
-      pageResponse: () => undefined,
-    });
-    const where = (): bigint | string => {
-      if (atc.lookup(0, 0x1000, null, false) === null) {
-        const { entry } = ask(rig, 0x1000n);
-        if (entry !== null) atc.fill(0, 0x1000, null, false, entry);
-      }
-      const found = atc.lookup(0, 0x1000, null, false);
-      return found === null ? 'nothing' : rig.where(DEVICE, BigInt(found.translated), { translated: true });
+    const device = new AtsFunction(rig.iommu, DEVICE);
+    device.enable(true);
+    const where = (): unknown => {
+      const outcome = device.translate({ hi: 0, lo: 0x1004 });
+      return outcome.kind === 'translated' ? outcome.pa : outcome.kind;
     };
-    expect(where()).toBe(0x12_3000n);
+    expect(where()).toBe(0x12_3004);
     rig.map(root, 3, 0x1000n, pte(0x5000n));
-    return { rig, root, where };
+    return { rig, root, device, where };
   }
 
   it.each([
@@ -323,19 +313,118 @@ describe("a device's IOTLB", () => {
     ['INVALIDATE_DEVTAB_ENTRY', invalidateDevice(DEVICE)],
     ['INVALIDATE_IOMMU_ALL', invalidateAll()],
     ['INVALIDATE_IOTLB_PAGES of another page', invalidateIotlb(DEVICE, 0x2000n)],
+    ['INVALIDATE_IOTLB_PAGES of another device', invalidateIotlb(DEVICE + 1, 0n, { size: 64 })],
+    ['INVALIDATE_IOTLB_PAGES of a PASID', invalidateIotlb(DEVICE, 0n, { size: 64, pasid: 0 })],
   ])('§2.4.4: keeps its entries after %s', (_name, command) => {
-    const { rig, where } = device();
+    const { rig, where } = cached();
     rig.submit(command);
-    expect(where()).toBe(0x12_3000n);
+    expect(where()).toBe(0x12_3004);
   });
 
   it.each([12, 16, 64])('§2.4.4: loses them to INVALIDATE_IOTLB_PAGES of 2^%i bytes', (size) => {
-    const { rig, where } = device();
-    rig.submit(
-      invalidatePages(7, 0x1000n),
-      invalidateIotlb(DEVICE, 0x1000n & (size > 12 ? 0n : -1n), { size }),
-    );
-    expect(where()).toBe(0x5000n);
+    const { rig, where } = cached();
+    rig.submit(invalidatePages(7, 0x1000n), invalidateIotlb(DEVICE, size > 12 ? 0n : 0x1000n, { size }));
+    expect(where()).toBe(0x5004);
+  });
+
+  it('§2.1.4: loses them when ATS is disabled, and requests are untranslated then', () => {
+    const { rig, device, where } = cached();
+    device.enable(false);
+    rig.hostDte(DEVICE, rig.page(), 3, { I: 0 });
+    rig.submit(invalidateAll());
+    expect(where()).toBe('aborted');
+    expect(rig.events()).toMatchObject([{ name: 'IO_PAGE_FAULT' }]);
+  });
+
+  it('§2.1.4: asks again for a right that it was not granted', () => {
+    const { rig, root, device } = cached();
+    rig.map(root, 3, 0x3000n, pte(0x5000n, { iw: 0 }));
+    expect(device.translate({ hi: 0, lo: 0x3000 })).toMatchObject({ pa: 0x5000 });
+    expect(device.translate({ hi: 0, lo: 0x3000, write: true })).toMatchObject({ kind: 'denied' });
+    rig.map(root, 3, 0x3000n, pte(0x5000n));
+    rig.submit(invalidatePages(7, 0x3000n));
+    expect(device.translate({ hi: 0, lo: 0x3000, write: true })).toMatchObject({ pa: 0x5000 });
+  });
+
+  it('§2.2.3, U: what only untranslated requests may use is not kept', () => {
+    const { rig, root, device } = cached();
+    rig.map(root, 3, 0x3000n, pte(0x5000n, { bits: 1n << 59n }));
+    expect(device.translate({ hi: 0, lo: 0x3000 })).toMatchObject({ pa: 0x5000 });
+    expect(device.atc.lookup(0, 0x3000, null, false)).toBeNull();
+  });
+
+  it('reads and writes across pages, and stops where it is denied', () => {
+    const { rig, root, device } = cached();
+    rig.ram.add(0x55);
+    rig.ram.add(0x77);
+    rig.map(root, 3, 0x3000n, pte(0x5_5000n));
+    rig.map(root, 3, 0x4000n, pte(0x7_7000n));
+    const data = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8);
+    expect(device.access({ hi: 0, lo: 0x3ffc, write: true }, data)).toEqual({ done: 8, stopped: null });
+    expect([rig.at(0x5_5ff8), rig.at(0x7_7000)]).toEqual([0x0403_0201_0000_0000n, 0x0807_0605n]);
+    const back = new Uint8Array(8);
+    expect(device.access({ hi: 0, lo: 0x3ffc }, back).done).toBe(8);
+    expect(back).toEqual(data);
+    expect(device.access({ hi: 0, lo: 0x4ffc }, back)).toMatchObject({
+      done: 4,
+      stopped: { kind: 'denied' },
+    });
+  });
+
+  it('§2.1.4: a PASID has its own entries', () => {
+    const rig = new Rig();
+    const [gcr3, cr3] = [rig.page(), rig.page()];
+    rig.put(gcr3 + 5 * 8, BigInt(cr3) | 1n);
+    rig.guestDte(DEVICE, gcr3, { I: 1 });
+    rig.control(GUEST);
+    rig.mapGuest(cr3, 4, 0x1000n, 0x5007n);
+    const device = new AtsFunction(rig.iommu, DEVICE);
+    device.enable(true);
+    const where = (pasid: number | null): unknown =>
+      device.translate({ hi: 0, lo: 0x1000, pasid, execute: true });
+    expect(where(5)).toMatchObject({ pa: 0x5000 });
+    expect(where(null)).toMatchObject({ pa: 0x1000 });
+    expect(where(6)).toMatchObject({ kind: 'denied' });
+    rig.mapGuest(cr3, 4, 0x1000n, 0x6007n);
+    rig.submit(invalidatePages(7, 0x1000n, { pasid: 5 }));
+    expect(where(5)).toMatchObject({ pa: 0x5000 });
+    rig.submit(invalidateIotlb(DEVICE, 0x1000n, { pasid: 5 }));
+    expect(where(5)).toMatchObject({ pa: 0x6000 });
+  });
+
+  it('§2.6: is told of responses to its page requests', () => {
+    const { rig } = host();
+    const responses: unknown[] = [];
+    void new AtsFunction(rig.iommu, DEVICE, { onPageResponse: (response) => void responses.push(response) });
+    rig.submit(completePpr({ DeviceID: DEVICE, PRGIndex: 4 }));
+    expect(responses).toEqual([{ deviceId: DEVICE, pasid: null, prgIndex: 4, code: 0 }]);
+  });
+});
+
+describe('accesses', () => {
+  it('go page by page, and stop at the first that is not translated', () => {
+    const { rig, root } = host();
+    rig.ram.add(0x55);
+    rig.map(root, 3, 0x3000n, pte(0x5_5000n));
+    const data = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8);
+    const request = { deviceId: DEVICE, hi: 0, lo: 0x3ffc, write: true };
+    expect(rig.iommu.access(request, data)).toMatchObject({ done: 4, stopped: { kind: 'aborted' } });
+    expect(rig.at(0x5_5ff8)).toBe(0x0403_0201_0000_0000n);
+    expect(rig.events()).toMatchObject([{ name: 'IO_PAGE_FAULT', fields: { Address: 0x4000n, RW: 1 } }]);
+  });
+
+  it('tell when memory refuses what was translated', () => {
+    const { rig, root } = host();
+    rig.map(root, 3, 0x3000n, pte(0x7f_0000_0000n));
+    const request = { deviceId: DEVICE, hi: 0, lo: 0x3000 };
+    expect(rig.iommu.access(request, new Uint8Array(4))).toEqual({ done: 0, stopped: 'bus' });
+  });
+
+  it('§2.2.3: an atomic one needs both rights', () => {
+    const { rig, root } = host();
+    rig.map(root, 3, 0x3000n, pte(0x5000n, { ir: 0 }));
+    expect(rig.where(DEVICE, 0x3000n, { write: true })).toBe(0x5000n);
+    expect(rig.where(DEVICE, 0x3000n, { atomic: true })).toBe('IO_PAGE_FAULT');
   });
 });
 

@@ -305,11 +305,10 @@ export class X86Walker {
    * checks more before it lets a write through. Answers false and leaves the fault as walk() does.
    */
   setDirty(config: X86Config, space: EntrySpace | null): boolean {
+    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, this.entry);
     this.#leafLo |= config.dirtyBits;
-    let address = this.entry;
-    if (space !== null) address = space.entryAddress(this.entry, true);
+    const address = space === null ? this.entry : space.entryAddress(this.entry, true);
     if (address < 0) return this.#nested(true);
-    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, address);
     if (!this.#memory.store64(address, this.#leafLo >>> 0, this.#leafHi))
       return this.#refused(X86_FAULT.UPDATE, address);
     this.clean = false;

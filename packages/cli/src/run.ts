@@ -24,11 +24,11 @@ export interface RunOptions {
 
 async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   // Reading machine files takes a YAML parser and a schema; without --machine nobody waits for them.
-  const machine =
-    options.machine === undefined
-      ? { kernel: DEFAULT_PROFILE, mock: true }
-      : (await import('./machine-file.ts')).loadMachineFile(options.machine);
-  return new Kernel({ profile: profileNamed(options.kernel ?? machine.kernel), mock: machine.mock, trace });
+  if (options.machine === undefined)
+    return new Kernel({ profile: profileNamed(options.kernel ?? DEFAULT_PROFILE), trace });
+  const machine = (await import('./machine-file.ts')).loadMachineFile(options.machine);
+  const profile = profileNamed(options.kernel ?? machine.kernel);
+  return new Kernel({ profile, mock: machine.mock, parts: machine, trace });
 }
 
 function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopReads: boolean): Supervisor {

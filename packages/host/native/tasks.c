@@ -17,6 +17,7 @@ static void slot_forget_memory(struct slot *slot)
 	if (slot->mem >= 0)
 		close(slot->mem);
 	slot->mem = -1;
+	slot->paths = 0;
 	slot->stack = slot->readable_page = slot->writable_page = 0;
 }
 
@@ -53,6 +54,7 @@ static bool slot_open(struct supervisor *s, struct slot *slot, uint32_t tid)
 	slot->tid = tid;
 	slot->tgid = 0;
 	slot->mem = -1;
+	slot->paths = 0;
 	slot->stack = slot->readable_page = slot->writable_page = 0;
 	slot->generation = ++s->generation;
 	return true;
@@ -212,7 +214,7 @@ enum whose task_identify(struct supervisor *s, uint32_t tid, int fd, double *ino
 		view_clear(view);
 	}
 	found = identify_by_link(s, tid, fd, inode);
-	if (found < 0 || found == WHOSE_FOREIGN || s->placeholder_mount < 0)
+	if (found < 0 || s->placeholder_mount < 0)
 		return found < 0 ? WHOSE_FOREIGN : found;
 	if (view->tid != tid || view->fd != fd) {
 		view_clear(view);

@@ -135,6 +135,7 @@ struct slot {
 	int proc; /* /proc/TID */
 	int fds;  /* /proc/TID/fd */
 	int mem;  /* /proc/TID/mem, -1 until it is needed */
+	int paths; /* asked for without `mem` */
 	uint64_t stack; /* the bottom of the first thread's stack, 0 until it is needed */
 	/* Pages of it that process_vm_readv() and _writev() reached: from then on by `mem`, which is cheaper. */
 	uint64_t readable_page, writable_page;

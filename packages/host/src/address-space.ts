@@ -113,9 +113,9 @@ export class HostAddressSpace implements AddressSpace {
     const distance = va - current.prefetchVa;
     if (distance >= PREFETCH_BYTES) return false;
     const at = exact(distance);
-    const end = at + into.length;
-    if (end > current.prefetched) return false;
-    into.set(box.prefetch.subarray(at, end));
+    if (at + into.length > current.prefetched) return false;
+    // Few bytes: a view of them would cost more than to copy them one by one.
+    for (let each = 0; each < into.length; each++) into[each] = box.prefetch[at + each]!;
     return true;
   }
 

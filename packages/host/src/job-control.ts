@@ -55,11 +55,8 @@ export class JobControl {
       if (kind === WAIT.EXITED) return { kind: 'exited', status: value };
       if (kind === WAIT.SIGNALED) return { kind: 'signaled', signal: value };
       if (kind === WAIT.NONE) return null;
-      if (kind === WAIT.STOPPED) {
-        this.#native.stopBy(value);
-        // Somebody continued us: with us the program. Where the shell continued the whole group this does no harm.
-        this.#send(signals.SIGCONT);
-      }
+      // Who continues us sends SIGCONT, which is passed on. A shell sends it to the whole group; twice does no harm.
+      if (kind === WAIT.STOPPED) this.#native.stopBy(value);
     }
   }
 

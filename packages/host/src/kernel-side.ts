@@ -6,6 +6,6 @@ import type { Task } from '@viommu/core/memory/process';
 export interface KernelSide {
   /** Device files that the machine has beside /dev/iommu. */
   readonly deviceFiles?: readonly string[];
-  /** open(2) of a path that the host lists in {@link nodes}. `flags` are open(2)'s. Null: the path is not ours. */
+  /** open(2) of /dev/iommu, /dev/vfio/vfio or one of {@link deviceFiles}. `flags` are open(2)'s. Null: the path is not ours. */
   open(path: string, task: Task, flags: number): Result<OpenFile> | null;
 }

@@ -127,19 +127,20 @@ const OFFSET = {
   PATH: 8704,
   SCRATCH: 12800,
 } as const;
+/** Places of 32-bit words, and of doubles where the name says so. */
 const INDEX = {
-  RESPONSE_ID_64: 0,
-  RESPONSE_VALUE_64: 1,
+  RESPONSE_ID: 0,
+  RESPONSE_VALUE: 2,
   RESPONSE_ERROR: 4,
   RESPOND: 5,
   NOTIFIED: 6,
   OP: 7,
-  ID_64: 4,
+  ID: 8,
   TID: 10,
   GENERATION: 11,
   FD: 12,
   WHOSE: 13,
-  INODE_64: 7,
+  INODE_DOUBLE: 7,
   PREFETCHED: 26,
   PATH_LENGTH: 27,
   EVENT_COUNT: 28,
@@ -150,6 +151,7 @@ export const SCRATCH_BYTES = 4096;
 const RESPOND_VALUE = 1;
 const RESPOND_CONTINUE = 2;
 const EVENT_WORDS = 4;
+const WORD = 2 ** 32;
 
 const decoder = new TextDecoder();
 
@@ -158,7 +160,6 @@ export class Mailbox {
   readonly #u32: Uint32Array;
   readonly #i32: Int32Array;
   readonly #u64: BigUint64Array;
-  readonly #i64: BigInt64Array;
   readonly #f64: Float64Array;
   /** Client memory at the ioctl's argument, {@link prefetched} bytes of it. */
   readonly prefetch: Uint8Array;
@@ -171,7 +172,6 @@ export class Mailbox {
     this.#u32 = new Uint32Array(buffer);
     this.#i32 = new Int32Array(buffer);
     this.#u64 = new BigUint64Array(buffer);
-    this.#i64 = new BigInt64Array(buffer);
     this.#f64 = new Float64Array(buffer);
     this.prefetch = new Uint8Array(buffer, OFFSET.PREFETCH, PREFETCH_BYTES);
     this.out = new Float64Array(buffer, OFFSET.OUT, 16);
@@ -200,7 +200,7 @@ export class Mailbox {
     return this.#u32[INDEX.WHOSE]!;
   }
   get inode(): number {
-    return this.#f64[INDEX.INODE_64]!;
+    return this.#f64[INDEX.INODE_DOUBLE]!;
   }
   get prefetched(): number {
     return this.#u32[INDEX.PREFETCHED]!;
@@ -234,21 +234,24 @@ export class Mailbox {
 
   /** The call returns `value` (zero or more), or fails with -`value`. */
   answer(value: number): void {
-    this.#u64[INDEX.RESPONSE_ID_64] = this.#u64[INDEX.ID_64]!;
-    if (value < 0) {
-      this.#i64[INDEX.RESPONSE_VALUE_64] = 0n;
-      this.#i32[INDEX.RESPONSE_ERROR] = value;
-    } else {
-      this.#i64[INDEX.RESPONSE_VALUE_64] = BigInt(value);
-      this.#i32[INDEX.RESPONSE_ERROR] = 0;
-    }
-    this.#u32[INDEX.RESPOND] = RESPOND_VALUE;
+    const succeeds = value >= 0;
+    this.#respond(RESPOND_VALUE);
+    this.#i32[INDEX.RESPONSE_ERROR] = succeeds ? 0 : value;
+    this.#u32[INDEX.RESPONSE_VALUE] = succeeds ? value >>> 0 : 0;
+    this.#u32[INDEX.RESPONSE_VALUE + 1] = succeeds ? Math.floor(value / WORD) : 0;
   }
 
   /** The kernel goes on with the call as if it had not been stopped. */
   pass(): void {
-    this.#u64[INDEX.RESPONSE_ID_64] = this.#u64[INDEX.ID_64]!;
-    this.#u32[INDEX.RESPOND] = RESPOND_CONTINUE;
+    this.#respond(RESPOND_CONTINUE);
+  }
+
+  // The identity goes over in two halves: as a bigint it would be an object for each call.
+  #respond(how: number): void {
+    const words = this.#u32;
+    words[INDEX.RESPONSE_ID] = words[INDEX.ID]!;
+    words[INDEX.RESPONSE_ID + 1] = words[INDEX.ID + 1]!;
+    words[INDEX.RESPOND] = how;
   }
 }
 

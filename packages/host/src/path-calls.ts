@@ -234,7 +234,7 @@ function readlink(machine: Machine, task: HostTask, target: Target): Answer {
 // drivers/iommu/iommufd/eventq.c and selftest.c: anon_inode_getfile(); drivers/dma-buf/dma-buf.c dmabuffs_dname().
 const LINK_NAMES = {
   iommufd: '/dev/iommu',
-  'vfio-device': '/dev/vfio/devices/vfio0',
+  'vfio-device': '/dev/vfio/devices',
   'fault-queue': 'anon_inode:[iommufd-pgfault]',
   veventq: 'anon_inode:[iommufd-viommu-event]',
   access: 'anon_inode:[iommufd_test_staccess]',

@@ -50,6 +50,13 @@ describe('the program', () => {
   });
 });
 
+test('the supervisor may have a thread of its own; the main thread goes on meanwhile', () => {
+  const { lines, status } = harness.run(['background'], { env: { WORKER: '1' } });
+  expect(lines).toContain('background works');
+  expect(lines).toContain('main thread 1');
+  expect(status).toBe(5);
+});
+
 describe('a program that cannot be started', () => {
   test('is not found: 127, as env(1)', () => {
     const { status, stderr } = harness.run([], { program: 'no-such-program' });

@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { errnoName } from '@viommu/core/abi/errno';
+import { EMFILE, errnoName } from '@viommu/core/abi/errno';
 import { Trace } from '@viommu/core/trace/trace';
 import type { CurrentCall, MemoryHost } from './address-space.ts';
 import { FaultAttributes } from './fault-attributes.ts';
@@ -62,8 +62,7 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     const native = loadNative();
     const buffer = native.create(PATH_PATTERNS);
-    if (typeof buffer === 'number')
-      throw new StartFailure(125, `cannot set up the supervisor (${errnoName(-buffer)})`);
+    if (typeof buffer === 'number') throw new StartFailure(125, cannotSetUp(-buffer));
     const box = new Mailbox(buffer);
     this.#native = native;
     this.#box = box;
@@ -209,6 +208,7 @@ export class Supervisor {
   #answer(): void {
     const box = this.#box;
     const answer = this.#decide();
+    this.#leave();
     this.counts.calls++;
     if (answer === PASS) {
       this.counts.passed++;
@@ -236,38 +236,49 @@ export class Supervisor {
       case OP.READLINK:
       case OP.XATTR: {
         const target = findTarget(machine, box.path);
-        return target === null ? PASS : this.#asTask((task) => answerPathCall(machine, task, target));
+        const task = target === null ? null : this.#enter();
+        return task === null ? PASS : answerPathCall(machine, task, target!);
       }
       default: {
-        if (box.whose === WHOSE.FOREIGN) return this.#asTask((task) => answerForeignIoctl(machine, task));
-        const entry = machine.files.find(box.whose, box.inode);
-        return entry === undefined ? PASS : this.#asTask((task) => answerFdCall(machine, task, entry));
+        const foreign = box.whose === WHOSE.FOREIGN;
+        const entry = foreign ? undefined : machine.files.find(box.whose, box.inode);
+        const task = foreign || entry !== undefined ? this.#enter() : null;
+        if (task === null) return PASS;
+        return foreign ? answerForeignIoctl(machine, task) : answerFdCall(machine, task, entry!);
       }
     }
   }
 
-  /** Decides on behalf of the task that waits, with its memory at hand. */
-  #asTask(decide: (task: HostTask) => Answer): Answer {
+  /** From now on the task that waits is the one that asks, and its memory is at hand. Null where it has died. */
+  #enter(): HostTask | null {
     const box = this.#box;
     const { processes } = this.#machine;
     const current = this.#current;
     const task = processes.find(box.tid, box.generation);
-    if (task === null) return PASS;
+    if (task === null) return null;
     processes.task = task;
     current.tid = box.tid;
     current.memory = task.process.memory;
     current.prefetched = box.prefetched;
     if (current.prefetched > 0) current.prefetchVa = box.arg(1);
-    try {
-      return decide(task);
-    } finally {
-      processes.task = null;
-      current.tid = 0;
-      current.memory = null;
-      current.prefetched = 0;
-      this.#shared.settle();
-    }
+    return task;
   }
+
+  #leave(): void {
+    this.#machine.processes.task = null;
+    this.#current.tid = 0;
+    this.#current.memory = null;
+    this.#current.prefetched = 0;
+    this.#shared.settle();
+  }
+}
+
+function cannotSetUp(errno: number): string {
+  const hint =
+    errno === EMFILE
+      ? ': too many files are open, or too many inotify instances of this user (/proc/sys/fs/inotify/max_user_instances)'
+      : '';
+  return `cannot set up the supervisor (${errnoName(errno)})${hint}`;
 }
 
 /** Waits for a child that has ended or is about to. */

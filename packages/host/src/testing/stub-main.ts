@@ -1,13 +1,15 @@
 import { writeSync } from 'node:fs';
+import { isMainThread, Worker } from 'node:worker_threads';
 import { native } from '../native.ts';
 import { StartFailure } from '../spawn.ts';
 import { Supervisor } from '../supervisor.ts';
 import { stubKernel } from './stub-kernel.ts';
 
 // Runs a program under the supervisor with the stand-in kernel, as the command line does with the real one. With COUNTS
-// in the environment it tells on standard error how many calls reached it.
+// in the environment it tells on standard error how many calls reached it; with WORKER the supervisor has a thread of its
+// own, and the main thread tells that it is free meanwhile.
 
-const { COUNTS, STOP_READS, ...env } = process.env;
+const { COUNTS, STOP_READS, WORKER, ...env } = process.env;
 
 function main(): void {
   const supervisor = new Supervisor({
@@ -23,8 +25,22 @@ function main(): void {
   else native().dieBy(outcome.signal);
 }
 
+function inWorker(): void {
+  let ticks = 0;
+  const timer = setInterval(() => {
+    if (++ticks < 3) return;
+    clearInterval(timer);
+    writeSync(1, 'main thread 1\n');
+  }, 1);
+  new Worker(new URL(import.meta.url), { argv: process.argv.slice(2) }).on('error', (error) => {
+    writeSync(2, `${String(error)}\n`);
+    process.exit(125);
+  });
+}
+
 try {
-  main();
+  if (WORKER !== undefined && isMainThread) inWorker();
+  else main();
 } catch (error) {
   writeSync(2, error instanceof StartFailure ? `viommu: ${error.message}\n` : `${String(error)}\n`);
   native().exit(error instanceof StartFailure ? error.status : 125);

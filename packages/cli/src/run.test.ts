@@ -1,0 +1,107 @@
+import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  closeSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+const addon = at('../../host/native/build/viommu.node');
+let directory: string;
+
+beforeAll(async () => {
+  if (!existsSync(addon))
+    spawnSync(process.execPath, [at('../../host/native/build.mjs')], { stdio: 'inherit' });
+  directory = mkdtempSync(join(tmpdir(), 'viommu-cli-'));
+  await build({
+    entryPoints: [at('viommu.ts')],
+    outdir: directory,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    splitting: true,
+    platform: 'node',
+    format: 'esm',
+    conditions: ['viommu-source'],
+    logLevel: 'error',
+    banner: {
+      js: "import { createRequire as $require } from 'node:module'; const require = $require(import.meta.url);",
+    },
+  });
+  copyFileSync(addon, join(directory, 'viommu.node'));
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+function viommu(args: readonly string[], stdio: (number | 'pipe')[] = []): SpawnSyncReturns<string> {
+  return spawnSync(process.execPath, [join(directory, 'viommu.mjs'), ...args], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe', ...stdio],
+  });
+}
+
+describe('viommu run', () => {
+  test('shows a program /dev/iommu and ends as it ends', () => {
+    const { status, stdout, stderr } = viommu(['run', '--', 'sh', '-c', 'ls -l /dev/iommu; exit 3']);
+    expect(stdout).toMatch(/^crw-rw---- .* 10, +125 .* \/dev\/iommu\n$/);
+    expect(stderr).toBe('');
+    expect(status).toBe(3);
+  });
+
+  test('writes a line for each event, to a file or to standard error', () => {
+    const file = join(directory, 'trace');
+    const script = 'exec 3<>/dev/iommu';
+    expect(viommu(['run', '--trace', file, '--', 'sh', '-c', script]).status).toBe(0);
+    expect(readFileSync(file, 'utf8')).toMatch(/^open by=\d+ path=\/dev\/iommu fd=\d+\n/);
+    expect(viommu(['run', '--trace', '-', '--', 'sh', '-c', script]).stderr).toMatch(/^open by=/);
+  });
+
+  test('hands on the descriptors that it was given, and the limit on them', () => {
+    const file = join(directory, 'given');
+    writeFileSync(file, 'given\n');
+    const fd = openSync(file, 'r');
+    const { stdout } = viommu(['run', '--', 'sh', '-c', 'cat <&3; ulimit -n'], [fd]);
+    closeSync(fd);
+    expect(stdout).toMatch(/^given\n\d+\n$/);
+  });
+
+  test('leaves the options of the program to the program', () => {
+    expect(viommu(['run', '--', 'echo', '--trace', '-n']).stdout).toBe('--trace -n\n');
+    expect(viommu(['run', 'echo', '--quiet']).stdout).toBe('--quiet\n');
+  });
+
+  test('takes the machine from a file, and --kernel before it', () => {
+    const file = join(directory, 'machine.yaml');
+    writeFileSync(file, 'kernel: linux-6.6\nmok: 1\n');
+    const { status, stderr } = viommu(['run', '--machine', file, '--', 'true']);
+    expect(stderr).toContain(`${file}:2: `);
+    expect(status).not.toBe(0);
+    writeFileSync(file, 'kernel: linux-6.6\n');
+    expect(viommu(['run', '--machine', file, '--kernel', 'linux-7.1', '--', 'true']).status).toBe(0);
+  });
+
+  test('says what is wrong with what was typed', () => {
+    expect(viommu(['run', '--bogus', '--', 'true']).stderr).toContain("unknown option '--bogus'");
+    expect(viommu(['run', '--kernel', 'linux-1.0', '--', 'true']).stderr).toContain(
+      'there is no such kernel',
+    );
+    expect(viommu(['run', '--trace', '/nonexistent/t', '--', 'true']).stderr).toContain('/nonexistent/t');
+    const { status, stderr } = viommu(['run', '--', 'no-such-program']);
+    expect(stderr).toBe('viommu: no-such-program: command not found (PATH was searched)\n');
+    expect(status).toBe(127);
+  });
+});
+
+test('viommu ioctls prints what a kernel serves', () => {
+  const { stdout } = viommu(['ioctls', '--kernel', 'linux-6.12']);
+  expect(stdout).toMatch(/IOMMU_IOAS_ALLOC +0x3b81 +6\.2 +12/);
+  expect(stdout).toMatch(/IOMMU_VIOMMU_ALLOC .*ENOTTY/);
+});

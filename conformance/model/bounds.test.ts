@@ -9,6 +9,8 @@ import { StructWriter } from './script.ts';
 
 const LONG = process.env['VIOMMU_LONG'] !== undefined;
 const MANY = LONG ? 1_000_000 : 100_000;
+/** Holders of the same pages; each is looked for among the others. */
+const SHARED = 10_000;
 
 const ARENA = 0x2000_0000_0000n;
 const ARENA_BYTES = 64n << 20n;
@@ -41,8 +43,14 @@ class Bench {
     const { memory } = this.player.process;
     const read = memory.read.bind(memory);
     const write = memory.write.bind(memory);
-    memory.read = (va, into) => (this.accesses++, read(va, into));
-    memory.write = (va, from) => (this.accesses++, write(va, from));
+    memory.read = (va, into) => {
+      this.accesses++;
+      return read(va, into);
+    };
+    memory.write = (va, from) => {
+      this.accesses++;
+      return write(va, from);
+    };
   }
 
   /** Answers 0 or more, or a negative errno. */
@@ -326,6 +334,34 @@ describe('many', () => {
     expect(bench.refusals(MANY, 0x85, (i) => map.u64(32, APERTURE + BigInt(i) * 4096n))).toBe(0);
     expect(bench.ioctl(0x86, new StructWriter(24).u32(4, ioas).u64(16, U64_MAX))).toBe(0);
     expect(bench.long(16)).toBe(BigInt(MANY) * 4096n);
+  });
+
+  test('copies of the same pages go at once', () => {
+    const bench = new Bench();
+    const ioas = bench.ioas();
+    bench.device(ioas);
+    expect(bench.map(ioas, APERTURE, 4096n)).toBe(0);
+    const copy = new StructWriter(40).u32(4, 7).u32(8, ioas).u32(12, ioas).u64(16, 4096n).u64(32, APERTURE);
+    const next = (i: number): StructWriter => copy.u64(24, APERTURE + BigInt(i + 1) * 4096n);
+    expect(bench.refusals(SHARED, 0x83, next)).toBe(0);
+    expect(bench.player.kernel.physical.frames.pinned).toBe(1);
+    expect(bench.ioctl(0x86, new StructWriter(24).u32(4, ioas).u64(16, U64_MAX))).toBe(0);
+    expect(bench.player.kernel.physical.frames.pinned).toBe(0);
+  });
+
+  test('pinned parts of a mapping go with it', () => {
+    const bench = new Bench();
+    const ioas = bench.ioas();
+    bench.player.process.memory.map(LARGE, 1n << 30n);
+    expect(bench.map(ioas, APERTURE, 1n << 30n, LARGE)).toBe(0);
+    expect(bench.test(5, (struct) => struct.u32(8, ioas).u32(20, 1))).toBe(0);
+    const pin = new StructWriter(72).u32(4, 7).u32(8, bench.word(16)).u64(32, 4096n);
+    // From the middle outwards, so that no order helps.
+    const page = (i: number): bigint => BigInt(SHARED + (i % 2 === 0 ? i : -i));
+    expect(bench.refusals(SHARED, 0xa0, (i) => pin.u64(24, APERTURE + page(i) * 8192n))).toBe(0);
+    expect(bench.player.kernel.physical.frames.pinned).toBe(SHARED);
+    expect(bench.ioctl(0x86, new StructWriter(24).u32(4, ioas).u64(16, U64_MAX))).toBe(0);
+    expect(bench.player.kernel.physical.frames.pinned).toBe(0);
   });
 
   test('events are read at once, and the last of them says that some are lost', () => {

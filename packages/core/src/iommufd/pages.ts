@@ -37,7 +37,6 @@ interface Segment {
 /** What rounds up to whole pages without passing 2^64. */
 const LENGTH_MAX = U64_MAX - PAGE_SIZE_N;
 
-const NOBODY: readonly PagesHolder[] = [];
 const NOTHING: readonly never[] = [];
 
 /** struct iopt_pages. */
@@ -56,9 +55,13 @@ export class IoptPages implements DmaBufImporter {
   readonly #kernel: Kernel;
   readonly #locked: LockedMemory;
   #charged = 0;
-  // Most pages never see a domain or an access, so what holds and pins them starts empty and shared.
-  #holders: readonly PagesHolder[] = NOBODY;
-  #segments: readonly Segment[] = NOTHING;
+  // Most pages never see a domain or an access, so what holds and pins them is made when it is needed.
+  /** By first index; of those with the same, the oldest first. */
+  #holders: PagesHolder[] | null = null;
+  /** How far beyond its first index any holder ever reached. */
+  #reach = 0;
+  /** By index, without an overlap. */
+  #segments: Segment[] | null = null;
   /** A dma-buf's mappings, to be undone when it is revoked. */
   #tracked: readonly { readonly area: IoptArea; readonly domain: PagingDomain }[] = NOTHING;
 
@@ -83,7 +86,7 @@ export class IoptPages implements DmaBufImporter {
   /** One holder less; the last one frees. */
   put(): void {
     if (--this.references > 0) return;
-    assert(this.#holders.length === 0 && this.npinned === 0, 'pages are freed while pinned');
+    assert((this.#holders?.length ?? 0) === 0 && this.npinned === 0, 'pages are freed while pinned');
     if (this.origin.type === 'file') this.origin.file.release();
     if (this.origin.type === 'dma-buf') this.origin.buffer.detach(this);
   }
@@ -123,13 +126,12 @@ export class IoptPages implements DmaBufImporter {
         return charged;
       }
     }
-    this.#holders = [...this.#holders, holder];
+    this.#addHolder(holder);
   }
 
   /** Undoes {@link hold}: unpins what nobody else covers. */
   release(holder: PagesHolder): void {
-    assert(this.#holders.includes(holder), 'pages are released by who held them');
-    this.#holders = this.#holders.filter((each) => each !== holder);
+    this.#removeHolder(holder);
     if (this.origin.type === 'dma-buf') return;
     for (const [first, last] of this.#uncovered(holder.firstIndex, holder.lastIndex))
       this.#unpin(first, last);
@@ -141,8 +143,21 @@ export class IoptPages implements DmaBufImporter {
 
   /** Hands the place of one holder to others that together cover the same pages. */
   exchange(old: PagesHolder, replacements: readonly PagesHolder[]): void {
-    assert(this.#holders.includes(old), 'only a holder can be exchanged');
-    this.#holders = [...this.#holders.filter((each) => each !== old), ...replacements];
+    this.#removeHolder(old);
+    for (const holder of replacements) this.#addHolder(holder);
+  }
+
+  #addHolder(holder: PagesHolder): void {
+    this.#holders ??= [];
+    this.#reach = Math.max(this.#reach, holder.lastIndex - holder.firstIndex);
+    this.#holders.splice(lowerBound(this.#holders, holder.firstIndex + 1, firstOf), 0, holder);
+  }
+
+  #removeHolder(holder: PagesHolder): void {
+    const holders = this.#holders ?? [];
+    const at = holders.indexOf(holder, lowerBound(holders, holder.firstIndex, firstOf));
+    assert(at >= 0, 'pages are released by who held them');
+    holders.splice(at, 1);
   }
 
   /** Visits the frames of held pages, neighbours together: what a domain maps. */
@@ -164,7 +179,10 @@ export class IoptPages implements DmaBufImporter {
       start = frame;
       length = count;
     };
-    for (const segment of this.#overlapping(firstIndex, lastIndex)) {
+    const segments = this.#segments ?? NOTHING;
+    for (let i = lowerBound(segments, firstIndex, lastOf); i < segments.length; i++) {
+      const segment = segments[i]!;
+      if (segment.first > lastIndex) break;
       const first = Math.max(segment.first, firstIndex);
       const last = Math.min(segment.last, lastIndex);
       const page = segment.backingPage + (first - segment.first);
@@ -214,9 +232,10 @@ export class IoptPages implements DmaBufImporter {
   }
 
   *#resolveAll(first: number, last: number): Generator<Result<PageRange>> {
+    const segments = this.#segments ?? NOTHING;
     let at = first;
     while (at <= last) {
-      const segment = this.#overlapping(at, last)[0];
+      const segment = segments[lowerBound(segments, at, lastOf)];
       if (segment !== undefined && segment.first <= at) {
         const end = Math.min(segment.last, last);
         const firstPage = segment.backingPage + (at - segment.first);
@@ -224,7 +243,7 @@ export class IoptPages implements DmaBufImporter {
         at = end + 1;
         continue;
       }
-      const end = segment === undefined ? last : segment.first - 1;
+      const end = segment === undefined ? last : Math.min(segment.first - 1, last);
       const ranges = this.#resolve(at, end);
       if (failed(ranges)) {
         yield ranges;
@@ -281,48 +300,64 @@ export class IoptPages implements DmaBufImporter {
   }
 
   #unpin(first: number, last: number): void {
+    const segments = this.#segments ?? [];
+    const at = lowerBound(segments, first, lastOf);
     const kept: Segment[] = [];
-    for (const segment of this.#segments) {
+    let end = at;
+    for (; end < segments.length && segments[end]!.first <= last; end++) {
+      const segment = segments[end]!;
       const from = Math.max(first, segment.first);
       const to = Math.min(last, segment.last);
-      if (from > to) {
-        kept.push(segment);
-        continue;
-      }
       const page = segment.backingPage + (from - segment.first);
       this.#kernel.physical.frames.unpin(segment.backing, page, to - from + 1);
       if (segment.first < from) kept.push({ ...segment, last: from - 1 });
       if (segment.last > to)
         kept.push({ ...segment, first: to + 1, backingPage: segment.backingPage + (to + 1 - segment.first) });
     }
-    this.#segments = kept;
+    segments.splice(at, end - at, ...kept);
     this.npinned -= last - first + 1;
   }
 
   #insertSegment(segment: Segment): void {
-    let at = this.#segments.length;
-    while (at > 0 && this.#segments[at - 1]!.first > segment.first) at--;
-    this.#segments = [...this.#segments.slice(0, at), segment, ...this.#segments.slice(at)];
-  }
-
-  #overlapping(first: number, last: number): Segment[] {
-    return this.#segments.filter((segment) => segment.first <= last && segment.last >= first);
+    this.#segments ??= [];
+    this.#segments.splice(lowerBound(this.#segments, segment.first, lastOf), 0, segment);
   }
 
   // The parts of [first, last] that no holder covers, ascending.
   #uncovered(first: number, last: number): (readonly [number, number])[] {
-    const covers = this.#holders
-      .filter((holder) => holder.firstIndex <= last && holder.lastIndex >= first)
-      .toSorted((a, b) => a.firstIndex - b.firstIndex);
+    const holders = this.#holders ?? NOTHING;
     const holes: (readonly [number, number])[] = [];
     let at = first;
-    for (const cover of covers) {
+    for (let i = lowerBound(holders, first - this.#reach, firstOf); i < holders.length && at <= last; i++) {
+      const cover = holders[i]!;
+      if (cover.firstIndex > last) break;
+      if (cover.lastIndex < at) continue;
       if (cover.firstIndex > at) holes.push([at, cover.firstIndex - 1]);
-      at = Math.max(at, cover.lastIndex + 1);
+      at = cover.lastIndex + 1;
     }
     if (at <= last) holes.push([at, last]);
     return holes;
   }
+}
+
+function firstOf(holder: PagesHolder): number {
+  return holder.firstIndex;
+}
+
+function lastOf(segment: Segment): number {
+  return segment.last;
+}
+
+/** The position of the first of `sorted` whose key is at least `least`. */
+function lowerBound<T>(sorted: readonly T[], least: number, keyOf: (item: T) => number): number {
+  let from = 0;
+  let to = sorted.length;
+  while (from < to) {
+    const middle = (from + to) >>> 1;
+    if (keyOf(sorted[middle]!) < least) from = middle + 1;
+    else to = middle;
+  }
+  return from;
 }
 
 /** iopt_alloc_user_pages(): EINVAL or EOVERFLOW for lengths that no address space has. */

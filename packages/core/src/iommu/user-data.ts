@@ -1,6 +1,6 @@
 import { KMALLOC_BYTES_MAX } from '../base/limits.ts';
 import { fail, failed, type Result } from '../base/result.ts';
-import { pageOffset } from '../base/u64.ts';
+import { PAGE_SIZE, pageOffset } from '../base/u64.ts';
 import type { AddressSpace } from '../memory/process.ts';
 import { E2BIG, EFAULT, EINVAL, ENOMEM } from '../abi/errno.ts';
 
@@ -46,6 +46,26 @@ function readUpTo(memory: AddressSpace, va: bigint, chunk: Uint8Array): boolean 
     chunk.set(part, at);
     if (part.some((byte) => byte !== 0)) return true;
     at += bytes;
+  }
+  return true;
+}
+
+/**
+ * Zeroes `length` bytes from `va` on: clear_user(). False where some cannot be written; what lies before them is zero
+ * then.
+ */
+export function clearUser(memory: AddressSpace, va: bigint, length: number): boolean {
+  const zeroes = new Uint8Array(Math.min(length, ZERO_CHECK_BYTES));
+  for (let at = 0; at < length; at += zeroes.length) {
+    const bytes = Math.min(zeroes.length, length - at);
+    if (memory.write(va + BigInt(at), zeroes.subarray(0, bytes))) continue;
+    // Not all of them: page by page, up to the one that is not there.
+    for (let done = 0; done < bytes;) {
+      const start = va + BigInt(at + done);
+      const part = Math.min(PAGE_SIZE - pageOffset(start), bytes - done);
+      if (!memory.write(start, zeroes.subarray(0, part))) return false;
+      done += part;
+    }
   }
   return true;
 }

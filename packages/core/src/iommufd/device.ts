@@ -12,6 +12,7 @@ import {
   iommu_hw_info,
 } from '../abi/iommufd.ts';
 import type { Device } from '../iommu/driver.ts';
+import { clearUser } from '../iommu/user-data.ts';
 import type { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
 import { IommufdGroup } from './group.ts';
@@ -25,8 +26,6 @@ const INPUT_TYPE_SINCE = 617;
 const ATS_CAPABILITY_SINCE = 701;
 /** out_max_pasid_log2 was reserved before. */
 const PASID_SINCE = 615;
-/** Zeroes are written to a program's buffer in pieces of this size. */
-const CLEAR_BYTES = 65536;
 
 /** A bound device: struct iommufd_device. */
 export class IommufdDevice extends IommufdObject {
@@ -162,11 +161,8 @@ function copyInfo(command: Command, va: bigint, room: number, data: Uint8Array):
   const copied = Math.min(room, data.length);
   if (copied > 0 && !command.memory.write(va, data.subarray(0, copied)))
     return fail(EFAULT, 'data_uptr cannot be written');
-  const zeroes = new Uint8Array(Math.min(room - copied, CLEAR_BYTES));
-  for (let at = copied; at < room; at += zeroes.length) {
-    const part = zeroes.subarray(0, Math.min(zeroes.length, room - at));
-    if (!command.memory.write(va + big(at), part)) return fail(EFAULT, 'data_uptr cannot be written');
-  }
+  if (!clearUser(command.memory, va + big(copied), room - copied))
+    return fail(EFAULT, 'data_uptr cannot be written');
 }
 
 function capabilities(device: Device, version: number): number {

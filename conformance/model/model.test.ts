@@ -7,7 +7,7 @@ import { Run, THEMES_COUNT } from './run.ts';
 
 const LONG = process.env['VIOMMU_LONG'] !== undefined;
 const SCRIPT_STEPS_MAX = 240;
-const STEPS_MIN = LONG ? 1_000_000 : 25_000;
+const STEPS_MIN = LONG ? 1_000_000 : 15_000;
 const RUNS = STEPS_MIN / 50;
 
 const DATA = new URL('../data/transcripts/', import.meta.url);
@@ -36,7 +36,7 @@ const randomSteps = fc.array(fc.record({ choice: u32, seed: u32 }), {
 });
 
 describe('viommu', () => {
-  test('answers random scripts as the model does', { timeout: LONG ? 3_600_000 : 120_000 }, () => {
+  test('answers random scripts as the model does', { timeout: LONG ? 3_600_000 : 300_000 }, () => {
     let taken = 0;
     const script = fc.property(
       fc.noShrink(fc.nat({ max: THEMES_COUNT - 1 })),

@@ -262,8 +262,9 @@ export class AmdIommu {
 
   #translateHost(device: CachedDevice, request: Request, atomic: boolean): Outcome {
     const { config } = device;
-    if (config.host === null && request.hi >= 0x10_0000) return NOWHERE;
     const need = atomic ? ACCESS.READ | ACCESS.WRITE : request.write ? ACCESS.WRITE : ACCESS.READ;
+    const allowed = (config.rights & need) === need;
+    if (config.host === null && allowed && request.hi >= 0x10_0000) return NOWHERE;
     const translator = this.#translator;
     if (!translator.translate(config, request.hi, request.lo, need, need, true)) {
       return this.#faults.translation(request, translator.fault!, device);

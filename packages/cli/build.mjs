@@ -1,16 +1,19 @@
 // Bundles the command line into dist/, so that it starts with few files to load. What only some verbs or options need
 // (a YAML parser, the schema of machine files) becomes files of its own, loaded when asked for.
-import { copyFileSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-rmSync(at('dist'), { recursive: true, force: true });
-mkdirSync(at('dist'), { recursive: true });
+// Made beside the old one and put in its place when it is whole: somebody may be running that, and a build may fail.
+const fresh = mkdtempSync(at('.dist-'));
+process.on('exit', () => rmSync(fresh, { recursive: true, force: true }));
+
 await build({
   entryPoints: [at('src/viommu.ts')],
-  outdir: at('dist'),
+  outdir: fresh,
   bundle: true,
   splitting: true,
   platform: 'node',
@@ -23,4 +26,10 @@ await build({
   },
   logLevel: 'warning',
 });
-copyFileSync(at('../host/native/build/viommu.node'), at('dist/viommu.node'));
+copyFileSync(at('../host/native/build/viommu.node'), join(fresh, 'viommu.node'));
+
+const old = mkdtempSync(at('.dist-'));
+process.on('exit', () => rmSync(old, { recursive: true, force: true }));
+if (existsSync(at('dist'))) renameSync(at('dist'), join(old, 'dist'));
+chmodSync(fresh, 0o755);
+renameSync(fresh, at('dist'));

@@ -6,6 +6,7 @@ import {
   openSync,
   closeSync,
   readFileSync,
+  readdirSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -71,6 +72,14 @@ describe('viommu run', () => {
     const { stdout } = viommu(['run', '--', 'sh', '-c', 'cat <&3; ulimit -n'], [fd]);
     closeSync(fd);
     expect(stdout).toMatch(/^given\n\d+\n$/);
+  });
+
+  test('makes no streams of the descriptors that it shares with the program', () => {
+    // An import from node:process does, and a terminal would be in non-blocking mode from then on.
+    const chunks = readdirSync(directory).filter((name) => name.endsWith('.mjs') || name.endsWith('.js'));
+    expect(chunks.length).toBeGreaterThan(2);
+    for (const name of chunks)
+      expect(readFileSync(join(directory, name), 'utf8')).not.toMatch(/from ["'](?:node:)?process["']/);
   });
 
   test('leaves the options of the program to the program', () => {

@@ -1,7 +1,9 @@
 import { statSync } from 'node:fs';
-import { getgid, getuid } from 'node:process';
 
 // Paths that exist for the program whatever the machine has.
+//
+// `process` is the global one here and everywhere in what the command line runs: importing from node:process makes
+// streams of descriptors 0 to 2, and a terminal that the program shares would be in non-blocking mode from then on.
 
 export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
@@ -50,8 +52,8 @@ export function deviceNodes(
 ): ReadonlyMap<string, VirtualNode> {
   const dev = statSync('/dev').dev;
   const common = {
-    uid: getuid!(),
-    gid: getgid!(),
+    uid: process.getuid!(),
+    gid: process.getgid!(),
     size: 0,
     deviceMajor: (dev >>> 8) & 0xfff,
     deviceMinor: (dev & 0xff) | ((dev >>> 12) & 0xfff00),

@@ -157,3 +157,30 @@ test('user, capabilities and limits are those of the moment', () => {
     ...(root ? ['uid-after 65534', 'ipc-lock-after 0'] : []),
   ]);
 });
+
+describe("where a container's filter refuses process_vm_readv(), pidfd_getfd() and kcmp()", () => {
+  const as = (): RunOptions => ({ as: [`${harness.directory}/client`, 'deny'] });
+
+  test('memory is reached by /proc/PID/mem', () => {
+    const lines = harness.lines(['memory'], as());
+    expect(lines.slice(0, 3)).toEqual(['copy ok', 'equal 1', 'bad-source EFAULT']);
+  });
+
+  test('files are found by /proc/PID/fd, and outlive their process', () => {
+    expect(harness.lines(['files'], as())).toEqual([
+      'closed 0',
+      'ours 1',
+      'tmpfs 3',
+      'memfd 3',
+      'null 4',
+      'pipe 4',
+    ]);
+    expect(harness.lines(['shared', 'memfd'], as()).at(-1)).toBe('recalled 99');
+  });
+
+  test('another program is told from the one before by its stack', () => {
+    const lines = harness.lines(['exec'], as());
+    expect(lines).toContain('failed-exec-same-memory 1');
+    expect(lines).toContain('same-memory 0');
+  });
+});

@@ -200,12 +200,12 @@ export class Processes {
 
   file(process: HostProcess, fd: number): OpenFile | SharedFile | ForeignFile | null {
     if (process.gone || fd < 0) return null;
-    const { native, shared } = this.host;
+    const { shared } = this.host;
     const tid = this.task?.process === process ? this.task.tid : process.pid;
     const ours = this.files.behind(tid, fd);
     if (ours !== null) return ours;
     const entry = this.#entries.get(process.pid);
-    const copy = entry === undefined ? -EBADF : native.pidfdGetfd(entry.pidfd, fd);
+    const copy = entry === undefined ? -EBADF : shared.copy(process.pid, entry.pidfd, fd);
     if (copy === -EBADF) return null;
     return (copy < 0 ? null : shared.adopt(copy)) ?? FOREIGN_FILE;
   }

@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync, readdirSync, statSync } from 'node:fs';
+import { EBADF, ENOSYS, EPERM } from '@viommu/core/abi/errno';
 import { big } from '@viommu/core/base/u64';
 import type { SharedFile } from '@viommu/core/memory/process';
 import type { HostAddressSpace } from './address-space.ts';
@@ -130,7 +131,7 @@ export class SharedFiles {
       for (const name of readdirSync(`/proc/${pid}/fd`)) {
         const stat = statSync(`/proc/${pid}/fd/${name}`, { bigint: true, throwIfNoEntry: false });
         if (stat === undefined || `${stat.dev}:${stat.ino}` !== key) continue;
-        return this.#native.pidfdGetfd(pidfd, Number.parseInt(name, 10));
+        return this.copy(pid, pidfd, Number.parseInt(name, 10));
       }
     } catch {
       // The process is gone, or it is not ours to look at.
@@ -138,6 +139,19 @@ export class SharedFiles {
       this.#native.closeFd(pidfd);
     }
     return -1;
+  }
+
+  /** Our own descriptor for the file behind one of a process, or -errno. */
+  copy(pid: number, pidfd: number, fd: number): number {
+    const copy = this.#native.pidfdGetfd(pidfd, fd);
+    if (copy !== -EPERM && copy !== -ENOSYS) return copy;
+    // Docker's filter keeps pidfd_getfd() for CAP_SYS_PTRACE. What can be shared are regular files, and these can be
+    // opened once more; opening anything else might do something.
+    const path = `/proc/${pid}/fd/${fd}`;
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) return -EBADF;
+    const opened = stat.isFile() ? tryOpen(path, O_RDWR) : -1;
+    return opened < 0 ? copy : opened;
   }
 }
 

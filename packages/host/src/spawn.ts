@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { errnoName } from '@viommu/core/abi/errno';
 import { SPAWN, type Mailbox, type Native } from './native.ts';
 
@@ -75,6 +76,24 @@ export function spawnProgram(
 function candidates(name: string, path: string | undefined): string[] {
   if (name === '' || name.includes('/')) return [name];
   return (path ?? '/bin:/usr/bin').split(':').map((directory) => `${directory || '.'}/${name}`);
+}
+
+/** Throws {@link StartFailure} where Yama keeps everybody from the memory of processes, their parents too. */
+export function checkYama(): void {
+  let scope: string;
+  try {
+    scope = readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'latin1').trim();
+  } catch {
+    return;
+  }
+  if (scope === '3' || (scope === '2' && process.geteuid!() !== 0))
+    throw new StartFailure(
+      125,
+      `Yama does not let us read the program's memory: kernel.yama.ptrace_scope is ${scope}. ` +
+        (scope === '3'
+          ? 'It can be changed at boot only'
+          : 'Run as root, or allow it: sysctl kernel.yama.ptrace_scope=1'),
+    );
 }
 
 const EPERM = 1;

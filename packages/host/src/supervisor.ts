@@ -14,7 +14,14 @@ import { answerPathCall, findTarget, PATH_PATTERNS } from './path-calls.ts';
 import { choosePlaceholderDirectory } from './placeholder-directory.ts';
 import { Processes, type HostTask } from './processes.ts';
 import { SharedFiles } from './shared-files.ts';
-import { chooseWindow, descriptorsMax, spawnProgram, StartFailure, type ProgramOptions } from './spawn.ts';
+import {
+  checkYama,
+  chooseWindow,
+  descriptorsMax,
+  spawnProgram,
+  StartFailure,
+  type ProgramOptions,
+} from './spawn.ts';
 import { deviceNodes } from './virtual-nodes.ts';
 
 /** How a program is supervised. */
@@ -60,6 +67,7 @@ export class Supervisor {
 
   /** Starts the program. Throws {@link StartFailure} where that does not succeed. */
   constructor(options: SupervisorOptions) {
+    checkYama();
     const native = loadNative();
     const buffer = native.create(PATH_PATTERNS);
     if (typeof buffer === 'number') throw new StartFailure(125, cannotSetUp(-buffer));

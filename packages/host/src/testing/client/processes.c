@@ -171,6 +171,27 @@ static int scene_orphan(char **argv)
 	return 0;
 }
 
+/* client deny PROGRAM ARGS...: runs the program as a container's filter would that keeps some calls for CAP_SYS_PTRACE. */
+static int scene_deny(char **argv)
+{
+	static const int denied[] = { __NR_process_vm_readv, __NR_process_vm_writev, __NR_kcmp, __NR_pidfd_getfd };
+	struct sock_filter code[2 + 2 * 4] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	};
+	struct sock_fprog program = { 10, code };
+
+	for (int i = 0; i < 4; i++) {
+		code[1 + 2 * i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, denied[i], 0, 1);
+		code[2 + 2 * i] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	}
+	code[9] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		return 1;
+	execvp(argv[0], argv);
+	return 1;
+}
+
 const struct scene process_scenes[] = {
 	{ "who", scene_who },
 	{ "status", scene_status },
@@ -181,5 +202,6 @@ const struct scene process_scenes[] = {
 	{ "crash", scene_crash },
 	{ "background", scene_background },
 	{ "orphan", scene_orphan },
+	{ "deny", scene_deny },
 	{ NULL, NULL },
 };

@@ -212,6 +212,13 @@ export function amdIommuFeatures(config: AmdIommuConfig): AmdIommuFeatures {
   if (get(EFR.PASMax) > 19) bad('EFR.PASMax is at most 19: PASIDs have 20 bits');
   if (get2(EFR2.NumIntRemapSup) > 1) bad('EFR2.NumIntRemapSup is 0 or 1');
   if (has(EFR.GIoSup) && !has(EFR.GTSup)) bad('EFR.GIoSup needs EFR.GTSup');
+  const cap = (field: Field): number => readField(field, [config.capHeader]);
+  if (cap(CAP_HEADER.CapId) !== 0x0f || cap(CAP_HEADER.CapType) !== 3) bad('CapId is 15, and CapType 3');
+  if (cap(CAP_HEADER.EFRSup) === 0 && [...config.efr, ...config.efr2].some((word) => word !== 0)) {
+    bad('capHeader.EFRSup is 0, but the feature registers are not');
+  }
+  const physical = readField(MISC_INFO0.PAsize, [config.miscInfo0]);
+  if (physical < 32 || physical > 52) bad('miscInfo0.PAsize is 32 to 52');
   if (has(EFR.HDSup) && !has(EFR.HASup)) bad('EFR.HDSup needs EFR.HASup');
   for (const field of [EFR.EPHSup, EFR.PPRAutoRspSup, EFR.PprOvrflwEarlySup]) {
     if (has(field) && !has(EFR.PPRSup)) bad(`EFR.${field.name} needs EFR.PPRSup`);
@@ -243,8 +250,8 @@ export function amdIommuFeatures(config: AmdIommuConfig): AmdIommuFeatures {
     gcr3TrpMode: get2(EFR2.GCR3TRPMode) !== 0,
     interrupts2K: get2(EFR2.NumIntRemapSup) === 1,
     htRangeIgnore: get2(EFR2.HTRangeIgnore) !== 0,
-    iotlb: readField(CAP_HEADER.IotlbSup, [config.capHeader]) !== 0,
-    npCache: readField(CAP_HEADER.NpCache, [config.capHeader]) !== 0,
+    iotlb: cap(CAP_HEADER.IotlbSup) !== 0,
+    npCache: cap(CAP_HEADER.NpCache) !== 0,
     exclusion: config.exclusionRange,
     irtCacheDis: config.irtCacheDis,
   };

@@ -135,7 +135,7 @@ export class Translator implements EntrySpace {
     this.#guestView = iotlb.guestTables?.view() ?? null;
     this.#host.cache = this.#hostView;
     this.#guest.cache = this.#guestView;
-    this.#addressBits = Math.min(52, readField(MISC_INFO0.PAsize, [config.miscInfo0]) || 52);
+    this.#addressBits = readField(MISC_INFO0.PAsize, [config.miscInfo0]);
     // As a processor with CR0.WP == 1, CR4.SMEP == 0 and, with NXSup, EFER.NXE == 1.
     this.#permissions = x86Permissions({ writeProtect: true, smep: false, noExecute: features.nx });
   }

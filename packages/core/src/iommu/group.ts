@@ -57,9 +57,7 @@ export class IommuGroup {
   attach(domain: IommuDomain, handle: AttachHandle): Result<void> {
     if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory to attach');
     if (this.#handles.has(IOMMU_NO_PASID)) return fail(EBUSY, `group ${this.id} is attached already`);
-    const first = this.devices[0];
-    if (first === undefined || (domain.owner !== null && domain.owner !== first.driver))
-      return fail(EINVAL, 'the domain belongs to another IOMMU driver');
+    if (!this.#compatible(domain)) return fail(EINVAL, 'the domain belongs to another IOMMU driver');
     const set = this.#setDomain(domain);
     if (failed(set)) return set;
     handle.domain = domain;
@@ -72,9 +70,13 @@ export class IommuGroup {
     this.#handles.delete(IOMMU_NO_PASID);
   }
 
-  /** iommu_replace_group_handle(): nothing changes where it fails. */
+  /**
+   * iommu_replace_group_handle(): nothing changes where it fails. DEVIATION: Linux hands a domain of another driver's to
+   * that driver, which takes the device for one of its own; here it is refused, as iommu_attach_group_handle() does.
+   */
   replace(domain: IommuDomain, handle: AttachHandle): Result<void> {
     if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory to replace the domain');
+    if (!this.#compatible(domain)) return fail(EINVAL, 'the domain belongs to another IOMMU driver');
     const set = this.#setDomain(domain);
     if (failed(set)) return set;
     handle.domain = domain;
@@ -127,6 +129,12 @@ export class IommuGroup {
       return fail(EOPNOTSUPP, 'the domain cannot be attached to a PASID');
     if ((domain.owner !== null && domain.owner !== device.driver) || pasid === IOMMU_NO_PASID)
       return fail(EINVAL, 'the domain belongs to another IOMMU driver');
+  }
+
+  // domain_iommu_ops_compatible()
+  #compatible(domain: IommuDomain): boolean {
+    const first = this.devices[0];
+    return first !== undefined && (domain.owner === null || domain.owner === first.driver);
   }
 
   #blocked(): IommuDomain {

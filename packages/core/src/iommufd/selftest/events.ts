@@ -89,7 +89,10 @@ export function triggerVevent(command: Command): Result<number> {
   return failed(rc) ? rc : 0;
 }
 
-/** iommufd_test_dmabuf_get(): answers a descriptor. */
+/**
+ * iommufd_test_dmabuf_get(): answers a descriptor. DEVIATION: Linux 7.3 as published answers 0, whatever number it gave the
+ * descriptor, and its own tests then use descriptor 0.
+ */
 export function dmabufGet(command: Command): Result<number> {
   const cmd = iommu_test_cmd_dmabuf_get.read(command.bytes);
   const { kernel } = command.context;

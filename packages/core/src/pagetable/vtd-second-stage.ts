@@ -146,40 +146,46 @@ export class SecondStageWalker {
     if ((hi & config.aboveHi) !== 0 || (config.inputLimit < 0x1_0000_0000 && lo >>> 0 >= config.inputLimit)) {
       return this.#end(SS_FAULT.ADDRESS);
     }
+    const { leafLevel, leafReserved, tableReserved, ioReadWrite, accessedDirty } = config;
+    const { cache } = this;
+    const word = this.#word;
     let level: number = config.levels;
     let base = config.root;
     let rights = 3;
-    if (this.cache !== null) {
-      const found = this.cache.find(hi, lo);
+    if (cache !== null) {
+      const found = cache.find(hi, lo);
       if (found !== 0) {
         level = found;
-        base = this.cache.base;
-        rights = this.cache.inherited;
+        base = cache.base;
+        rights = cache.inherited;
       }
     }
-    for (;;) {
-      this.level = level;
-      const shift = 3 + 9 * level;
+    for (let shift = 3 + 9 * level; ; shift -= 9) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
       const address = base + index * 8;
-      if (!this.#memory.load64(address, this.#word)) return this.#refused(SS_FAULT.FETCH, address);
-      const elo = this.#word[0]!;
-      const ehi = this.#word[1]!;
-      const own = (config.ioReadWrite ? ehi >>> 29 : elo) & 3;
+      this.level = level;
+      if (!this.#memory.load64(address, word)) return this.#refused(SS_FAULT.FETCH, address);
+      const elo = word[0]! | 0;
+      const ehi = word[1]! | 0;
+      const own = (ioReadWrite ? ehi >>> 29 : elo) & 3;
       if (own === 0) return this.#end(SS_FAULT.NOT_PRESENT);
-      const isLeaf = level === 1 || ((elo & SS_ENTRY.PS) !== 0 && level <= config.leafLevel);
-      const reserved = isLeaf ? config.leafReserved : config.tableReserved;
-      if ((elo & reserved[level * 2]!) !== 0 || (ehi & reserved[level * 2 + 1]!) !== 0) {
+      const at = level << 1;
+      if (level === 1 || ((elo & SS_ENTRY.PS) !== 0 && level <= leafLevel)) {
+        if (((elo & leafReserved[at]!) | (ehi & leafReserved[at + 1]!)) !== 0) {
+          return this.#end(SS_FAULT.RESERVED);
+        }
+        return this.#leaf(config, elo, ehi, address, rights & own, need, want);
+      }
+      if (((elo & tableReserved[at]!) | (ehi & tableReserved[at + 1]!)) !== 0) {
         return this.#end(SS_FAULT.RESERVED);
       }
       rights &= own;
-      if (isLeaf) return this.#leaf(config, elo, ehi, address, rights, need, want);
-      if (config.accessedDirty && (elo & SS_ENTRY.A) === 0) {
+      if (accessedDirty && (elo & SS_ENTRY.A) === 0) {
         if (!this.#update(config, address, elo | SS_ENTRY.A, ehi)) return false;
       }
       base = entryOutput(elo, ehi, 12);
       level--;
-      if (this.cache !== null) this.cache.fill(hi, lo, level, base, rights, shift);
+      if (cache !== null) cache.fill(hi, lo, level, base, rights, shift);
     }
   }
 
@@ -214,7 +220,7 @@ export class SecondStageWalker {
 
   #update(config: SecondStageConfig, address: number, lo: number, hi: number): boolean {
     if (!config.updates) return this.#refused(SS_FAULT.UPDATE_BLOCKED, address);
-    return this.#memory.store64(address, lo >>> 0, hi) || this.#refused(SS_FAULT.UPDATE, address);
+    return this.#memory.store64(address, lo >>> 0, hi >>> 0) || this.#refused(SS_FAULT.UPDATE, address);
   }
 
   #end(fault: SsFault): false {

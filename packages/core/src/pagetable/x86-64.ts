@@ -228,36 +228,36 @@ export class X86Walker {
   ): boolean {
     this.nestedFault = false;
     if (!isCanonical(config, hi)) return this.#end(X86_FAULT.NOT_CANONICAL);
-    const { accessedBits, leafLevel } = config;
+    const { accessedBits, leafLevel, leafReserved, tableReserved } = config;
+    const { cache } = this;
+    const word = this.#word;
     let level: number = config.levels;
     let base = config.root;
     // R/W and U/S of all entries in 1:0, XD of any in 2.
     let inherited = 3;
-    if (this.cache !== null) {
-      const found = this.cache.find(hi, lo);
+    if (cache !== null) {
+      const found = cache.find(hi, lo);
       if (found !== 0) {
         level = found;
-        base = this.cache.base;
-        inherited = this.cache.inherited;
+        base = cache.base;
+        inherited = cache.inherited;
       }
     }
-    for (;;) {
+    for (let shift = 3 + 9 * level; ; shift -= 9) {
       this.level = level;
-      const shift = 3 + 9 * level;
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
       const virtual = base + index * 8;
       this.entry = virtual;
       const address = space === null ? virtual : space.entryAddress(virtual, false);
       if (address < 0) return this.#nested(false);
-      if (!this.#memory.load64(address, this.#word)) return this.#refused(X86_FAULT.FETCH, address);
-      const elo = this.#word[0]!;
-      const ehi = this.#word[1]!;
+      if (!this.#memory.load64(address, word)) return this.#refused(X86_FAULT.FETCH, address);
+      const elo = word[0]! | 0;
+      const ehi = word[1]! | 0;
       if ((elo & X86_ENTRY.P) === 0) return this.#end(X86_FAULT.NOT_PRESENT);
+      const at = level << 1;
       const isLeaf = level === 1 || ((elo & X86_ENTRY.PS) !== 0 && level <= leafLevel);
-      const reserved = isLeaf ? config.leafReserved : config.tableReserved;
-      if ((elo & reserved[level * 2]!) !== 0 || (ehi & reserved[level * 2 + 1]!) !== 0) {
-        return this.#end(X86_FAULT.RESERVED);
-      }
+      const reserved = isLeaf ? leafReserved : tableReserved;
+      if (((elo & reserved[at]!) | (ehi & reserved[at + 1]!)) !== 0) return this.#end(X86_FAULT.RESERVED);
       inherited = (inherited & (4 | ((elo >>> 1) & 3))) | ((ehi >>> 31) << 2);
       if (isLeaf) return this.#leaf(config, elo, ehi, address, inherited, need, want, space);
       if ((elo & accessedBits) !== accessedBits) {
@@ -265,7 +265,7 @@ export class X86Walker {
       }
       base = entryOutput(elo, ehi, 12);
       level--;
-      if (this.cache !== null) this.cache.fill(hi, lo, level, base, inherited, shift);
+      if (cache !== null) cache.fill(hi, lo, level, base, inherited, shift);
     }
   }
 
@@ -309,7 +309,7 @@ export class X86Walker {
     this.#leafLo |= config.dirtyBits;
     const address = space === null ? this.entry : space.entryAddress(this.entry, true);
     if (address < 0) return this.#nested(true);
-    if (!this.#memory.store64(address, this.#leafLo >>> 0, this.#leafHi))
+    if (!this.#memory.store64(address, this.#leafLo >>> 0, this.#leafHi >>> 0))
       return this.#refused(X86_FAULT.UPDATE, address);
     this.clean = false;
     return true;
@@ -320,7 +320,7 @@ export class X86Walker {
     if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, address);
     const target = space === null ? address : space.entryAddress(this.entry, true);
     if (target < 0) return this.#nested(true);
-    return this.#memory.store64(target, lo >>> 0, hi) || this.#refused(X86_FAULT.UPDATE, target);
+    return this.#memory.store64(target, lo >>> 0, hi >>> 0) || this.#refused(X86_FAULT.UPDATE, target);
   }
 
   #end(fault: X86Fault): false {

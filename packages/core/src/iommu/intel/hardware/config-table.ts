@@ -81,6 +81,9 @@ export class ConfigTable {
   readonly #pasids = new Map<number, CachedPasid>();
   /** What contexts and PASID entries give together, by source-id and PASID. Never outlives either. */
   readonly #routes = new Map<number, Route>();
+  /** The one that was used last. */
+  #last: Route | undefined = undefined;
+  #lastKey = 0;
   readonly #words = new Uint32Array(PASID_ENTRY_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -100,7 +103,12 @@ export class ConfigTable {
 
   /** The route of a source-id and PASID, where both caches have what it needs. */
   cached(requesterId: number, pasid: number | null): Route | undefined {
-    return this.#routes.get(keyOf(requesterId, pasid));
+    const key = keyOf(requesterId, pasid);
+    if (this.#last !== undefined && key === this.#lastKey) return this.#last;
+    const route = this.#routes.get(key);
+    this.#last = route;
+    this.#lastKey = key;
+    return route;
   }
 
   #fail(condition: FaultCondition, fpd = false): null {
@@ -284,7 +292,7 @@ export class ConfigTable {
     if (cache.size < limit) return;
     const oldest = cache.keys().next().value!;
     cache.delete(oldest);
-    this.#routes.clear();
+    this.forgetTags();
     if (this.#trace !== null && this.#trace.active)
       this.#trace.emit({ kind: 'cache-evict', cache: name, key: oldest });
   }
@@ -297,13 +305,14 @@ export class ConfigTable {
   /** The IOTLB gave up its tags: routes that hold them are made anew. Entries stay. */
   forgetTags(): void {
     this.#routes.clear();
+    this.#last = undefined;
   }
 
   // --- invalidation ---
 
   invalidateAllContexts(): void {
     this.#contexts.clear();
-    this.#routes.clear();
+    this.forgetTags();
   }
 
   /** Domain-selective: in scalable mode contexts have no domain-id, and all go (§6.5.2.1). */
@@ -312,7 +321,7 @@ export class ConfigTable {
     for (const [requesterId, cached] of this.#contexts) {
       if (cached.did === did) this.#contexts.delete(requesterId);
     }
-    this.#routes.clear();
+    this.forgetTags();
   }
 
   /** Device-selective: the source-ids that FM leaves (Table 21), and in legacy mode the domain-id. */
@@ -323,12 +332,12 @@ export class ConfigTable {
       if (this.root.ttm === TTM.LEGACY && cached.did !== did) continue;
       this.#contexts.delete(id);
     }
-    this.#routes.clear();
+    this.forgetTags();
   }
 
   invalidateAllPasids(): void {
     this.#pasids.clear();
-    this.#routes.clear();
+    this.forgetTags();
   }
 
   /** Domain-selective, or PASID-selective-within-domain where `pasid` is not null. */
@@ -336,7 +345,7 @@ export class ConfigTable {
     for (const [key, cached] of this.#pasids) {
       if (cached.did === did && (pasid === null || cached.pasid === pasid)) this.#pasids.delete(key);
     }
-    this.#routes.clear();
+    this.forgetTags();
   }
 
   /** For looking in from outside. */

@@ -203,16 +203,25 @@ export class IntelIommu {
   /** What becomes of a request. */
   translate(transaction: Transaction): Outcome {
     this.#iotlb.tidy();
-    if (transaction.translated === true) return this.#ats.translated(transaction);
     const { hi, lo } = transaction;
     const pasid = transaction.pasid ?? null;
-    if (pasid === null && hi === 0 && isInterrupt(lo >>> 0)) return this.#interruptRange(transaction);
+    const interrupt = pasid === null && hi === 0 && isInterrupt(lo >>> 0);
+    if (this.#enabled && !interrupt && transaction.translated !== true && transaction.execute !== true) {
+      const route = this.#table.cached(transaction.requesterId, pasid);
+      if (route !== undefined) return this.#inRoute(route, transaction, pasid);
+    }
+    return this.#translate(transaction, pasid, interrupt);
+  }
+
+  #translate(transaction: Transaction, pasid: number | null, interrupt: boolean): Outcome {
+    if (transaction.translated === true) return this.#ats.translated(transaction);
+    if (interrupt) return this.#interruptRange(transaction);
     if (!this.#enabled) {
-      const pa = (hi >>> 0) * 0x1_0000_0000 + (lo >>> 0);
+      const pa = (transaction.hi >>> 0) * 0x1_0000_0000 + (transaction.lo >>> 0);
       return { kind: 'translated', pa, bytes: 4096 - (pa % 4096), snoop: false };
     }
     if (pasid !== null && transaction.execute === true) return this.#executeRequest(transaction, pasid);
-    const route = this.#table.cached(transaction.requesterId, pasid) ?? this.#route(transaction, pasid);
+    const route = this.#route(transaction, pasid);
     if ('condition' in route) return this.#block(transaction, route);
     return this.#inRoute(route, transaction, pasid);
   }
@@ -248,14 +257,21 @@ export class IntelIommu {
 
   #inRoute(route: Route, transaction: Transaction, pasid: number | null): Outcome {
     const supervisor = pasid === null ? route.ridPrivileged : transaction.privileged === true;
-    const fail = (condition: FaultCondition): Blocked =>
-      this.#block(transaction, { condition, fpd: route.fpd });
-    if (supervisor && !route.entry.supervisor) return fail(FAULT.SPT_6);
+    if (supervisor && !route.entry.supervisor) return this.#blockIn(route, transaction, FAULT.SPT_6);
     const translator = this.#translator;
     const need = needOf(transaction, supervisor, this.features.zlr);
-    if (!translator.translate(route, transaction.hi, transaction.lo, need)) return fail(translator.fault!);
-    if (isInterrupt(translator.pa)) return fail(route.entry.legacy ? FAULT.LGN_4 : FAULT.SGN_8_1);
-    return { kind: 'translated', pa: translator.pa, bytes: translator.bytes, snoop: translator.snoop };
+    if (!translator.translate(route, transaction.hi, transaction.lo, need)) {
+      return this.#blockIn(route, transaction, translator.fault!);
+    }
+    const { pa } = translator;
+    if (isInterrupt(pa)) {
+      return this.#blockIn(route, transaction, route.entry.legacy ? FAULT.LGN_4 : FAULT.SGN_8_1);
+    }
+    return { kind: 'translated', pa, bytes: translator.bytes, snoop: translator.snoop };
+  }
+
+  #blockIn(route: Route, transaction: Transaction, condition: FaultCondition): Blocked {
+    return this.#block(transaction, { condition, fpd: route.fpd });
   }
 
   #block(transaction: Transaction, fault: Fault): Blocked {

@@ -85,8 +85,8 @@ export class InvalidationQueue {
     }
     const words = this.#words;
     const type = (words[0]! & 0xf) | (((words[0]! >>> 9) & 7) << 4);
-    const name = type === 0 ? 'NONE' : nameOf(DESC, type);
     if (this.#trace !== null && this.#trace.active) {
+      const name = type === 0 ? 'NONE' : nameOf(DESC, type);
       this.#trace.emit({ kind: 'command', unit: 'vtd', name, words: [...words.subarray(0, wide ? 8 : 4)] });
     }
     if (!this.#allowed(type, wide) || !this.#invalidations.knows(type)) return this.#stop(IQEI.TYPE);

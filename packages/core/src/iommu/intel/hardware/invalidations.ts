@@ -52,9 +52,10 @@ export interface InvalidationParts {
 export type Execution = Iqei | 'waiting';
 
 type DescriptorType = keyof typeof DESCRIPTORS;
-const RESERVED = Object.fromEntries(
-  Object.entries(DESCRIPTORS).map(([type, of]) => [type, reservedMask(of.$)]),
-) as Record<DescriptorType, Uint32Array>;
+/** Reserved bits by type; null where there is no such type. */
+const RESERVED: (Uint32Array | null)[] = Array.from({ length: 128 }, (_, type) =>
+  type in DESCRIPTORS ? reservedMask(DESCRIPTORS[type as DescriptorType].$) : null,
+);
 
 export class Invalidations {
   readonly #parts: InvalidationParts;
@@ -68,12 +69,12 @@ export class Invalidations {
     const { features } = this.#parts;
     if (type === DESC.DEV_TLB_INV || type === DESC.P_DEV_TLB_INV) return features.dt;
     if (type === DESC.PAGE_GRP_RESP) return features.prs;
-    return type in DESCRIPTORS;
+    return RESERVED[type] !== null;
   }
 
   /** Executes a descriptor of a known type. `words` has 8 words, the upper four zero for a 128-bit descriptor. */
   execute(type: number, words: Uint32Array): Execution {
-    if (this.#hasReserved(type as DescriptorType, words)) return IQEI.RESERVED;
+    if (this.#hasReserved(type, words)) return IQEI.RESERVED;
     switch (type) {
       case DESC.CC_INV:
         return this.#contextCache(words);
@@ -98,8 +99,8 @@ export class Invalidations {
   }
 
   /** Reserved bits, the padding of 128-bit descriptors, and fields that need a feature. */
-  #hasReserved(type: DescriptorType, words: Uint32Array): boolean {
-    const mask = RESERVED[type];
+  #hasReserved(type: number, words: Uint32Array): boolean {
+    const mask = RESERVED[type]!;
     if (hasReserved(words, mask)) return true;
     for (let word = mask.length; word < 8; word++) if (words[word] !== 0) return true;
     const { features } = this.#parts;
@@ -112,7 +113,7 @@ export class Invalidations {
 
   /** Domain-ids above the implemented width are ignored bits. */
   #did(field: Field, words: Uint32Array): number {
-    return readField(field, words) & (2 ** this.#parts.features.domainIdBits - 1);
+    return readField(field, words) & ((1 << this.#parts.features.domainIdBits) - 1);
   }
 
   #contextCache(words: Uint32Array): Execution {

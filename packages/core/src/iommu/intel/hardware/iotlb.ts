@@ -10,19 +10,26 @@ import type { FaultCondition } from '../spec/faults.ts';
 export const KIND = { SECOND: 0, FIRST: 1 } as const;
 export type Kind = (typeof KIND)[keyof typeof KIND];
 
-/** Entry flags. */
+/** What an entry says, in one word: X86_PERM bits of the first stage in 5:0, and the rest. */
 export const ENTRY = {
+  PERMISSIONS: 0x3f,
+  /** SS_RIGHTS of the second stage, two bits. */
+  RIGHTS_SHIFT: 6,
   /** A write must first set Dirty in the first-stage entry; in the second-stage one. */
-  CLEAN1: 1,
-  CLEAN2: 2,
-  SNOOP: 4,
+  CLEAN1: 1 << 8,
+  CLEAN2: 1 << 9,
+  SNOOP: 1 << 10,
   /** The entry holds a fault (Caching Mode). */
-  FAULT: 8,
+  FAULT: 1 << 11,
+  /** log2 of its bytes. */
+  SIZE_SHIFT: 12,
 } as const;
 
 /** Entries of one domain that share a source-id, a PASID and a kind. */
 export interface Space {
   readonly domain: Domain;
+  /** The domain's entries of the kind. */
+  readonly entries: CacheDomain;
   readonly kind: Kind;
   /** The PASID that invalidations know it by; -1 in legacy mode. */
   readonly pasid: number;
@@ -45,7 +52,8 @@ export interface Domain {
 }
 
 export interface TableTag {
-  readonly id: number;
+  /** Renewed to make every entry unreachable. */
+  id: number;
   readonly bits: number;
 }
 
@@ -66,10 +74,8 @@ export class Iotlb {
   readonly cache: TranslationCache;
   /** Output address of the entry's first byte. */
   readonly out: Float64Array;
-  /** X86_PERM bits of the first stage; SS_RIGHTS of the second. All ones where there is no such stage. */
-  readonly permissions: Uint8Array;
-  readonly rights: Uint8Array;
-  readonly flags: Uint8Array;
+  /** {@link ENTRY}; permissions and rights are all ones where there is no such stage. */
+  readonly words: Int32Array;
   readonly tables: TableStore | null;
   /** Called when every tag has been given up: whoever keeps a Source must look it up again. */
   onStartOver: (() => void) | null = null;
@@ -83,9 +89,7 @@ export class Iotlb {
     this.cache = new TranslationCache(entries);
     const { capacity } = this.cache;
     this.out = new Float64Array(capacity);
-    this.permissions = new Uint8Array(capacity);
-    this.rights = new Uint8Array(capacity);
-    this.flags = new Uint8Array(capacity);
+    this.words = new Int32Array(capacity);
     this.#faults = Array.from({ length: capacity }, () => null);
     this.tables = tables ? new TableStore(entries) : null;
   }
@@ -142,7 +146,8 @@ export class Iotlb {
         return space;
     }
     this.#spaces++;
-    const space: Space = { domain, kind, pasid, bits, id: this.#numbers.take() };
+    const entries = kind === KIND.FIRST ? domain.first : domain.second;
+    const space: Space = { domain, entries, kind, pasid, bits, id: this.#numbers.take() };
     source.spaces.push(space);
     domain.spaces.push(space);
     return space;
@@ -153,14 +158,7 @@ export class Iotlb {
     const { spaces } = source;
     for (let i = 0; i < spaces.length; i++) {
       const space = spaces[i]!;
-      const { domain } = space;
-      const slot = this.cache.lookup(
-        space.kind === KIND.FIRST ? domain.first : domain.second,
-        space.id,
-        0,
-        hi,
-        lo,
-      );
+      const slot = this.cache.lookup(space.entries, space.id, 0, hi, lo);
       if (slot >= 0) return slot;
     }
     return -1;
@@ -168,19 +166,12 @@ export class Iotlb {
 
   /** Takes a slot; the caller fills it. */
   insert(space: Space, hi: number, lo: number, size: number): number {
-    const { domain } = space;
-    return this.cache.insert(
-      space.kind === KIND.FIRST ? domain.first : domain.second,
-      space.id,
-      hi,
-      lo,
-      size,
-    );
+    return this.cache.insert(space.entries, space.id, hi, lo, size);
   }
 
   setFault(slot: number, fault: FaultCondition): void {
     this.#faults[slot] = fault;
-    this.flags[slot] = ENTRY.FAULT;
+    this.words[slot] = ENTRY.FAULT;
   }
 
   faultOf(slot: number): FaultCondition {
@@ -237,7 +228,8 @@ export class Iotlb {
     const domain = this.#domains.get(did);
     if (domain === undefined) return;
     for (const space of domain.spaces) if (space.pasid === pasid) space.id = this.#numbers.take();
-    domain.tableTags.delete(pasid);
+    const tag = domain.tableTags.get(pasid);
+    if (tag !== undefined) tag.id = this.#numbers.take();
   }
 
   /** Page-selective-within-PASID P_IOTLB invalidation: first-stage and nested entries alone. */
@@ -273,14 +265,14 @@ export function regionOf(hi: number, lo: number, am: number, bits: number): Addr
   const size = 12 + am;
   if (size >= bits) return { startHi: 0, startLo: 0, lastHi: -1, lastLo: -1 };
   const top = hi & highMask(bits);
-  const within = size > 32 ? 2 ** (size - 32) - 1 : 0;
+  const within = size > 32 ? highMask(size) : 0;
   const below = size >= 32 ? -1 : (1 << size) - 1;
   return { startHi: top & ~within, startLo: lo & ~below, lastHi: top | within, lastLo: lo | below };
 }
 
 /** The bits of the upper word among the lowest `bits` (32 to 63) of an address. */
 export function highMask(bits: number): number {
-  return 2 ** (bits - 32) - 1;
+  return ((1 << (bits - 32)) - 1) | 0;
 }
 
 /** Paging-structure entries of both stages. */

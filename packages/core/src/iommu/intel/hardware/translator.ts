@@ -131,7 +131,7 @@ export class Translator implements EntrySpace {
     }
     this.sizeBits = 12;
     this.pa = address;
-    this.bytes = 4096 - (address % 4096);
+    this.bytes = 4096 - (address & 4095);
     this.snoop = route.entry.pageSnoop;
     this.permissions = ALL_PERMISSIONS;
     this.rights = ALL_RIGHTS;
@@ -141,15 +141,15 @@ export class Translator implements EntrySpace {
   /** 1 translated, 0 faulted, -1 the tables have to be walked. */
   #hit(route: Route, slot: number, hi: number, lo: number, need: Need, want: Need): number {
     const iotlb = this.#iotlb;
-    const flags = iotlb.flags[slot]!;
-    if ((flags & ENTRY.FAULT) !== 0) {
+    const word = iotlb.words[slot]!;
+    if ((word & ENTRY.FAULT) !== 0) {
       this.fault = iotlb.faultOf(slot);
       // What is absent in legacy mode is a fault of the kind of access.
       if (this.fault === FAULT.LGN_2 || this.fault === FAULT.LGN_3) this.fault = absent(need);
       return 0;
     }
-    const permissions = iotlb.permissions[slot]!;
-    const rights = iotlb.rights[slot]!;
+    const permissions = word & ENTRY.PERMISSIONS;
+    const rights = (word >>> ENTRY.RIGHTS_SHIFT) & ALL_RIGHTS;
     const denied = this.#denied(route, permissions, rights, need);
     if (denied !== null) {
       this.fault = denied;
@@ -157,12 +157,12 @@ export class Translator implements EntrySpace {
     }
     const writes =
       (permissions & want.first & X86_WRITE) !== 0 && (rights & want.second & SS_RIGHTS.WRITE) !== 0;
-    if (writes && (flags & (ENTRY.CLEAN1 | ENTRY.CLEAN2)) !== 0) return -1;
-    const bits = iotlb.cache.sizeOf(slot);
+    if (writes && (word & (ENTRY.CLEAN1 | ENTRY.CLEAN2)) !== 0) return -1;
+    const bits = word >>> ENTRY.SIZE_SHIFT;
     this.#place(iotlb.out[slot]!, lo, bits);
     this.permissions = permissions;
     this.rights = rights;
-    this.snoop = (flags & ENTRY.SNOOP) !== 0;
+    this.snoop = (word & ENTRY.SNOOP) !== 0;
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'cache-hit', cache: 'iotlb', hi: hi >>> 0, lo: lo >>> 0, bits, pa: this.pa });
     }
@@ -333,7 +333,7 @@ export class Translator implements EntrySpace {
     const route = this.#route!;
     const { accessedDirty, inputLimit } = route.entry.secondStage!;
     const tables = this.#firstTables;
-    const offset = address % 4096;
+    const offset = address & 4095;
     const page = address - offset;
     const needed = write || accessedDirty ? ALL_RIGHTS : SS_RIGHTS.READ;
     if (!tables.settled || tables.base !== page) {
@@ -365,9 +365,8 @@ export class Translator implements EntrySpace {
     const iotlb = this.#iotlb;
     const slot = iotlb.insert(space, hi, lo, bits);
     iotlb.out[slot] = start;
-    iotlb.permissions[slot] = this.permissions;
-    iotlb.rights[slot] = this.rights;
-    iotlb.flags[slot] = flags | (this.snoop ? ENTRY.SNOOP : 0);
+    const granted = this.permissions | (this.rights << ENTRY.RIGHTS_SHIFT);
+    iotlb.words[slot] = granted | flags | (this.snoop ? ENTRY.SNOOP : 0) | (bits << ENTRY.SIZE_SHIFT);
     this.#place(start, lo, bits);
     if (this.#trace !== null && this.#trace.active) this.#traceFill(space, hi, lo, bits, null);
   }
@@ -398,7 +397,7 @@ export class Translator implements EntrySpace {
     const offset = offsetIn(lo, bits);
     this.sizeBits = bits;
     this.pa = start + offset;
-    this.bytes = 2 ** bits - offset;
+    this.bytes = (1 << bits) - offset;
   }
 }
 

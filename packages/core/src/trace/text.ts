@@ -15,7 +15,7 @@ function valueText(value: unknown): string {
 
 function fieldsText(fields: object): string {
   return Object.entries(fields)
-    .map(([name, value]) => `${name}=${valueText(value)}`)
+    .map(([name, value]) => `${name}=${name === 'pid' ? String(value) : valueText(value)}`)
     .join(' ');
 }
 

@@ -109,7 +109,7 @@ export class MockViommu implements ViommuDriver {
     if ((flags & ~IOMMU_TEST_INVALIDATE_FLAG_ALL) !== 0) return fail(EOPNOTSUPP, 'unknown flags');
     if (cache_id > MOCK_DEV_CACHE_ID_MAX) return fail(EINVAL, `there is no cache entry ${cache_id}`);
     const device = this.core.findDevice(big(vdev_id)) as MockDevice | null;
-    if (device === null) return fail(EINVAL, `there is no virtual device ${vdev_id}`);
+    if (device === null) return fail(EINVAL, `there is no virtual device 0x${vdev_id.toString(16)}`);
     if (flags !== 0) device.cache.fill(0);
     else device.cache[cache_id] = 0;
   }

@@ -48,6 +48,12 @@ export const LANES = [
     needs: ['cc', 'cli'],
     args: (report) => ['examples/start.mjs', '--quiet', '--json', report],
   },
+  {
+    name: 'bad-input',
+    title: 'a million random ioctls',
+    needs: ['cc', 'cli'],
+    args: (report) => ['conformance/bad-input/run.mjs', '--json', report],
+  },
   ...['linux-7.3', 'linux-7.1'].map((kernel) => ({
     name: kernel,
     title: `transcripts of ${kernel}`,

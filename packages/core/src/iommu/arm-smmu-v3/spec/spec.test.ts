@@ -9,12 +9,21 @@ import { STE } from './ste.ts';
 
 /** Position as Linux writes it: the 64-bit word, then GENMASK_ULL(msb, lsb). */
 const at = (field: Field) => [field.lsb >>> 6, field.msb & 63, field.lsb & 63];
-const positions = <F extends Record<string, FieldSpec>>(of: Layout<F>, names: readonly (keyof F & string)[]) =>
-  Object.fromEntries(names.map((name) => [name, at(of[name])]));
+const positions = <F extends Record<string, FieldSpec>>(
+  of: Layout<F>,
+  names: readonly (keyof F & string)[],
+) => Object.fromEntries(names.map((name) => [name, at(of[name])]));
 
 describe('the structures of the specification', () => {
   it('place the fields of an STE where drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.h has them', () => {
-    const names: Exclude<keyof typeof STE, '$'>[] = ['V', 'Config', 'S1Fmt', 'S1ContextPtr', 'S1CDMax', 'S1DSS'];
+    const names: Exclude<keyof typeof STE, '$'>[] = [
+      'V',
+      'Config',
+      'S1Fmt',
+      'S1ContextPtr',
+      'S1CDMax',
+      'S1DSS',
+    ];
     names.push('S1CIR', 'S1COR', 'S1CSH', 'MEV', 'S2FWB', 'S1STALLD', 'EATS', 'STRW', 'SHCFG');
     names.push('S2VMID', 'S2AA64', 'S2ENDI', 'S2PTW', 'S2S', 'S2R', 'S2TTB');
     expect(positions(STE, names)).toEqual({

@@ -296,6 +296,16 @@ export const CACHES = topic('CACHE', (rule) => {
       same(kept(rig), true);
     }
   });
+  rule('§6.2.4.1 CM', 'with Caching Mode a nested page absent from the second stage stays absent', () => {
+    const rig = new Rig(CM);
+    const { first, second } = rig.nested({}, 1);
+    first.map(VA, G1);
+    same(rig.code(VA, P1), 'SSS.2');
+    second.map(G1, DATA);
+    same(rig.code(VA, P1), 'SSS.2');
+    rig.run(iotlb({ G: 3, DID, address: G1 }));
+    same(kept(rig, P1), true);
+  });
   rule('§6.2.4.1 CM', 'Caching Mode does not concern the first stage', () => {
     const rig = new Rig(CM);
     const tables = rig.first();
@@ -339,6 +349,21 @@ export const CACHES = topic('CACHE', (rule) => {
       rig.memory.put64(tables.entry(VA, 3), 0n);
       rig.run(pIotlb({ G: 3, PASID: 1, address: VA, IH: ih }));
       same([ih, kept(rig, P1)], [ih, expected]);
+    }
+  });
+  rule('§6.5.2.4 Table 24', 'PASID-selective P_IOTLB invalidation takes first-stage tables too', () => {
+    for (const [pasid, expected] of [
+      [2, true],
+      [1, false],
+    ] as const) {
+      const rig = new Rig();
+      const tables = rig.first({}, {}, 1);
+      tables.map(VA, DATA);
+      tables.map(VA + PAGE, DATA);
+      rig.pa(VA, P1);
+      rig.memory.put64(tables.entry(VA, 3), 0n);
+      rig.run(pIotlb({ PASID: pasid }));
+      same([pasid, rig.pa(VA + PAGE, P1) !== null], [pasid, expected]);
     }
   });
   rule('§6.2.5', 'first-stage tables are shared by the functions of a domain-id and PASID', () => {

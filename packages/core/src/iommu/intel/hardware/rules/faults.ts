@@ -171,6 +171,15 @@ export const FAULTS = topic('FLT', (rule) => {
     rig.run(descriptor.type(0));
     same(rig.interrupts.length, 1);
   });
+  rule('§7.3', 'an overflow that is not cleared keeps the interrupt pending', () => {
+    const rig = new Rig({ config: { CAP: { NFR: 0 } } });
+    fault(rig);
+    fault(rig, RID + 1);
+    clear(rig, 0);
+    same([status(rig), rig.read('FECTL') >>> 0], [{ pfo: true, ppf: false, fri: 0 }, 0xc000_0000]);
+    rig.write('FSTS', FSTS.PFO.inPlace);
+    same(rig.read('FECTL') >>> 0, 0x8000_0000);
+  });
   rule('§7.3', 'IP cannot be written', () => {
     const rig = new Rig({ off: true });
     rig.write('FECTL', 0x4000_0000);

@@ -283,4 +283,12 @@ export const FIRST_STAGE = topic('FS', (rule) => {
     rig.pa(VA, W);
     same([first.get(one) & D, second.get(two) & 0x300n], [D, 0x300n]);
   });
+  rule('§3.7.2', 'nested, a page that is dirty in the first stage becomes so in the second', () => {
+    const rig = new Rig();
+    const { first, second } = rig.nested({ SSADE: 1 });
+    first.map(VA, G1, { bits: D });
+    const two = second.map(G1, DATA);
+    rig.pa(VA, W);
+    same(second.get(two) & 0x300n, 0x300n);
+  });
 });

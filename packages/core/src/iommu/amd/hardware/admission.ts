@@ -38,6 +38,15 @@ export type Route = Forward | HostRoute | GuestRoute | InterruptRoute | Aborted;
 const FORWARD: Forward = { kind: 'forward' };
 const INTERRUPT: InterruptRoute = { kind: 'interrupt' };
 
+/** Requests of a device that need no further look at its DTE and the registers: CachedDevice.admitted. */
+export const ADMIT = {
+  /** Without a PASID, outside of the interrupt range: to host tables, or to guest ones. */
+  HOST: 1,
+  GUEST: 2,
+  /** With a PASID: to guest tables. */
+  PASID: 4,
+} as const;
+
 /** Interrupts are writes to these addresses: FEE0_0000h to FEEF_FFFFh. */
 export function inInterruptRange(hi: number, lo: number): boolean {
   return hi === 0 && lo >>> 20 === 0xfee;
@@ -49,6 +58,8 @@ const HT_RANGE_FIRST_HI = 0xfd;
 const HT_RANGE_LAST_HI = 0xff;
 
 export class Admission {
+  /** Another number when registers have changed that admitted() depends on. */
+  epoch = 0;
   readonly #features: AmdIommuFeatures;
   readonly #registers: RegisterFile;
   readonly #table: DeviceTable;
@@ -59,6 +70,24 @@ export class Admission {
     this.#registers = registers;
     this.#table = table;
     this.#faults = faults;
+  }
+
+  /** Which requests of a device, but for translated ones and translation requests, need no route(). */
+  admitted(device: CachedDevice): number {
+    if (device.admittedAt === this.epoch) return device.admitted;
+    device.admittedAt = this.epoch;
+    device.admitted = this.#admit(device.config);
+    return device.admitted;
+  }
+
+  #admit(config: DeviceConfig): number {
+    if (!config.v || config.illegal !== null || !config.tv || config.mode > this.#features.hostLevels)
+      return 0;
+    const guest = config.gv && this.#registers.enabled(CONTROL.GTEn.inPlace);
+    const pasid = guest ? ADMIT.PASID : 0;
+    if (guest && config.giov) return pasid | ADMIT.GUEST;
+    const special = !this.#features.htRangeIgnore || this.#mayExclude(config);
+    return pasid | (special || config.host === null ? 0 : ADMIT.HOST);
   }
 
   /** The route of a request; `translated` says that its address comes from a Translation Completion. */
@@ -135,11 +164,16 @@ export class Admission {
     return this.#faults.pageFault(request, detail, device, reason);
   }
 
-  /** Whether the exclusion range lets the address through (0020h, 0028h). */
-  excluded(config: DeviceConfig, hi: number, lo: number): boolean {
+  /** Whether there is an exclusion range for the device. */
+  #mayExclude(config: DeviceConfig): boolean {
     const base = this.#registers.get(OFFSET.EXCL_BASE);
     if ((base & EXCLUSION_BASE.ExEn.inPlace) === 0) return false;
-    if ((base & EXCLUSION_BASE.Allow.inPlace) === 0 && !config.exclusion) return false;
+    return (base & EXCLUSION_BASE.Allow.inPlace) !== 0 || config.exclusion;
+  }
+
+  /** Whether the exclusion range lets the address through (0020h, 0028h). */
+  excluded(config: DeviceConfig, hi: number, lo: number): boolean {
+    if (!this.#mayExclude(config)) return false;
     const address = (hi >>> 0) * 0x1_0000_0000 + ((lo & ~0xfff) >>> 0);
     return (
       address >= this.#registers.address(OFFSET.EXCL_BASE) &&
@@ -174,9 +208,7 @@ export class Admission {
     if (!this.#features.htRangeIgnore) {
       range(HT_RANGE_FIRST_HI * 0x1_0000_0000, (HT_RANGE_LAST_HI + 1) * 0x1_0000_0000);
     }
-    const exclusion = this.#registers.get(OFFSET.EXCL_BASE);
-    if ((exclusion & EXCLUSION_BASE.ExEn.inPlace) === 0) return next;
-    if ((exclusion & EXCLUSION_BASE.Allow.inPlace) === 0 && !config.exclusion) return next;
+    if (!this.#mayExclude(config)) return next;
     range(this.#registers.address(OFFSET.EXCL_BASE), this.#registers.address(OFFSET.EXCL_LIMIT) + 4096);
     return next;
   }

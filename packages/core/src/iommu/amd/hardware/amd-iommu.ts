@@ -4,7 +4,8 @@
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CONTROL, OFFSET, STATUS } from '../spec/registers.ts';
-import { Admission, inInterruptRange } from './admission.ts';
+import { ACCESS } from './access.ts';
+import { ADMIT, Admission, inInterruptRange } from './admission.ts';
 import { Ats, type AtsCompletion, type AtsRequest } from './ats.ts';
 import { CommandBuffer } from './command-buffer.ts';
 import { Commands } from './commands.ts';
@@ -20,7 +21,7 @@ import { Log } from './log.ts';
 import { type PageRequest, type PageResponse, PprLog } from './ppr-log.ts';
 import { RegisterFile } from './registers.ts';
 import type { Aborted, InterruptSource, Msi, Outcome, Transaction } from './transaction.ts';
-import { ACCESS, Translator } from './translator.ts';
+import { Translator } from './translator.ts';
 
 export interface AmdIommuOptions {
   readonly memory: PhysicalMemory;
@@ -70,6 +71,8 @@ export class AmdIommu {
   readonly #onDeviceInterrupt: (message: Msi) => void;
   /** CONTROL's lower word when it last took effect. */
   #control = 0;
+  /** CONTROL.IommuEn then. */
+  #enabled = false;
 
   constructor({ memory, config, trace, onInterrupt, onMsi, onDeviceInterrupt }: AmdIommuOptions) {
     const features = amdIommuFeatures(config);
@@ -135,6 +138,7 @@ export class AmdIommu {
     this.#registers.reset();
     this.#interrupts.reset();
     this.#control = 0;
+    this.#admission.epoch++;
     this.#table.invalidateAll();
     this.#iotlb.invalidateAll();
     this.#remapper.invalidateAll();
@@ -170,6 +174,7 @@ export class AmdIommu {
   }
 
   #changed(offset: number): void {
+    this.#admission.epoch++;
     switch (offset) {
       case OFFSET.CONTROL:
         return this.#controlChanged();
@@ -201,6 +206,7 @@ export class AmdIommu {
     const before = this.#control;
     const after = this.#registers.get(OFFSET.CONTROL);
     this.#control = after;
+    this.#enabled = (after & CONTROL.IommuEn.inPlace) !== 0;
     const edge = (bit: number, enable: (on: boolean) => void): void => {
       const bits = CONTROL.IommuEn.inPlace | bit;
       const on = (after & bits) === bits;
@@ -235,12 +241,21 @@ export class AmdIommu {
 
   /** What becomes of a transaction. */
   translate(transaction: Transaction): Outcome {
-    this.#iotlb.tidy();
     const hi = transaction.hi >>> 0;
     const lo = transaction.lo >>> 0;
-    if (!this.#registers.enabled(CONTROL.IommuEn.inPlace)) return forwarded(hi, lo);
-    const request = asRequest(transaction);
-    const route = this.#admission.route(request, transaction.translated === true);
+    if (!this.#enabled) return forwarded(hi, lo);
+    const device = transaction.translated === true ? null : this.#table.known(transaction.deviceId);
+    if (device !== null) {
+      const admitted = this.#admission.admitted(device);
+      const pasid = transaction.pasid ?? null;
+      if (pasid !== null) {
+        if ((admitted & ADMIT.PASID) !== 0) return this.#guest(device, pasid, false, hi, lo, transaction);
+      } else if (!inInterruptRange(hi, lo)) {
+        if ((admitted & ADMIT.HOST) !== 0) return this.#host(device, hi, lo, transaction);
+        if ((admitted & ADMIT.GUEST) !== 0) return this.#guest(device, 0, true, hi, lo, transaction);
+      }
+    }
+    const route = this.#admission.route(asRequest(transaction), transaction.translated === true);
     switch (route.kind) {
       case 'aborted':
       case 'interrupt':
@@ -248,46 +263,50 @@ export class AmdIommu {
       case 'forward':
         return forwarded(hi, lo);
       case 'host':
-        return this.#translateHost(route.device, request, transaction.atomic === true);
+        return this.#host(route.device, hi, lo, transaction);
       case 'guest':
-        return this.#translateGuest(
-          route.device,
-          route.pasid,
-          route.extend,
-          request,
-          transaction.atomic === true,
-        );
+        return this.#guest(route.device, route.pasid, route.extend, hi, lo, transaction);
     }
   }
 
-  #translateHost(device: CachedDevice, request: Request, atomic: boolean): Outcome {
+  #host(device: CachedDevice, hi: number, lo: number, transaction: Transaction): Outcome {
     const { config } = device;
-    const need = atomic ? ACCESS.READ | ACCESS.WRITE : request.write ? ACCESS.WRITE : ACCESS.READ;
-    const allowed = (config.rights & need) === need;
-    if (config.host === null && allowed && request.hi >= 0x10_0000) return NOWHERE;
+    const need = accessOf(transaction);
     const translator = this.#translator;
-    if (!translator.translate(config, request.hi, request.lo, need, need, true)) {
-      return this.#faults.translation(request, translator.fault!, device);
+    const quick = translator.quick(device, hi, lo, need);
+    if (quick !== null) {
+      const bytes = this.#admission.untilSpecial(config, hi, lo, quick.bytes);
+      return bytes === quick.bytes ? quick : { ...quick, bytes };
     }
-    const bytes = this.#admission.untilSpecial(config, request.hi, request.lo, translator.bytes);
-    return { kind: 'translated', pa: translator.pa, bytes, forceCoherent: translator.forceCoherent };
+    this.#iotlb.tidy();
+    if (config.host === null && (config.rights & need) === need && hi >= 0x10_0000) return NOWHERE;
+    if (!translator.translate(device, hi, lo, need, need, true)) {
+      return this.#faults.translation(asRequest(transaction), translator.fault!, device);
+    }
+    const { pa, forceCoherent } = translator;
+    const bytes = this.#admission.untilSpecial(config, hi, lo, translator.bytes);
+    return { kind: 'translated', pa, bytes, forceCoherent };
   }
 
-  #translateGuest(
+  #guest(
     device: CachedDevice,
     pasid: number,
     extend: boolean,
-    request: Request,
-    atomic: boolean,
+    hi: number,
+    lo: number,
+    transaction: Transaction,
   ): Outcome {
-    let need: number = request.write ? ACCESS.WRITE : ACCESS.READ;
-    if (atomic) need = ACCESS.READ | ACCESS.WRITE;
-    else if (request.execute) need |= ACCESS.EXECUTE;
+    let need = accessOf(transaction);
+    // Requests without a PASID neither execute nor are they privileged.
+    if (!extend && need === ACCESS.READ && transaction.execute === true) need |= ACCESS.EXECUTE;
+    const privileged = !extend && transaction.privileged === true;
     const translator = this.#translator;
-    const { hi, lo, privileged } = request;
-    if (!translator.translateGuest(device.config, pasid, extend, hi, lo, need, need, privileged, true)) {
+    const quick = translator.quickGuest(device, pasid, extend, hi, lo, need, privileged);
+    if (quick !== null) return quick;
+    this.#iotlb.tidy();
+    if (!translator.translateGuest(device, pasid, extend, hi, lo, need, need, privileged, true)) {
       // A guest fault without a PASID (DTE.GIOV) is told with PASID 0.
-      return this.#faults.translation({ ...request, pasid }, translator.fault!, device);
+      return this.#faults.translation({ ...asRequest(transaction), pasid }, translator.fault!, device);
     }
     const { pa, bytes, forceCoherent } = translator;
     return { kind: 'translated', pa, bytes, forceCoherent };
@@ -347,14 +366,14 @@ export class AmdIommu {
     const request = asRequest({ deviceId, pasid, hi, lo });
     const route = this.#admission.route(request, false);
     if (route.kind !== 'host' && route.kind !== 'guest') return;
-    const { config } = route.device;
-    if (route.kind === 'host' && config.host === null) return;
+    const { device } = route;
+    if (route.kind === 'host' && device.config.host === null) return;
     const translator = this.#translator;
     const done =
       route.kind === 'host'
-        ? translator.translate(config, hi, lo, 0, 0, true)
-        : translator.translateGuest(config, route.pasid, route.extend, hi, lo, 0, 0, true, true);
-    if (!done) this.#faults.translation(request, translator.fault!, route.device);
+        ? translator.translate(device, hi, lo, 0, 0, true)
+        : translator.translateGuest(device, route.pasid, route.extend, hi, lo, 0, 0, true, true);
+    if (!done) this.#faults.translation(request, translator.fault!, device);
   }
 
   // --- PCIe: ATS and PRI ---
@@ -434,6 +453,12 @@ function asRequest(
     translation: false,
     interrupt: false,
   };
+}
+
+/** Reads or writes, or both. */
+function accessOf({ write, atomic }: Transaction): number {
+  if (atomic === true) return ACCESS.READ | ACCESS.WRITE;
+  return write === true ? ACCESS.WRITE : ACCESS.READ;
 }
 
 function forwarded(hi: number, lo: number): Outcome {

@@ -1,11 +1,12 @@
 // PCIe ATS: answers to Translation Requests (§2.1.4).
 
 import { EVENT } from '../spec/events.ts';
+import { ACCESS } from './access.ts';
 import type { Admission } from './admission.ts';
 import type { Request } from './events.ts';
 import type { Faults } from './faults.ts';
 import type { EventRecord } from './transaction.ts';
-import { ACCESS, type Translator } from './translator.ts';
+import type { Translator } from './translator.ts';
 
 /** An ATS Translation Request. `write` is NW == 0; the last two count with a PASID alone. */
 export interface AtsRequest {
@@ -78,9 +79,9 @@ export class Ats {
     const translator = this.#translator;
     const done =
       route.kind === 'host'
-        ? translator.translate(device.config, asked.hi, asked.lo, 0, want, keep)
+        ? translator.translate(device, asked.hi, asked.lo, 0, want, keep)
         : translator.translateGuest(
-            device.config,
+            device,
             route.pasid,
             route.extend,
             asked.hi,

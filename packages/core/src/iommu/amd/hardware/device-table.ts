@@ -6,12 +6,24 @@ import type { Trace } from '../../../trace/trace.ts';
 import { DTE_BYTES, DTE_WORDS } from '../spec/dte.ts';
 import { type DeviceConfig, DteDecoder } from './device-config.ts';
 import type { AmdIommuFeatures } from './config.ts';
+import type { Domain, GuestSpace } from './iotlb.ts';
 
 /** A DTE in the cache. */
-export interface CachedDevice {
+export class CachedDevice {
   readonly config: DeviceConfig;
   /** An IO_PAGE_FAULT of the device was logged since the entry was fetched (DTE.SE). */
-  faulted: boolean;
+  faulted = false;
+  /** What Admission worked out for it (ADMIT), and Admission.epoch then. */
+  admitted = 0;
+  admittedAt = -1;
+  /** Its domain and the last PASID's space in the IOTLB, and Iotlb.epoch then. */
+  domain: Domain | null = null;
+  space: GuestSpace | null = null;
+  knownAt = -1;
+
+  constructor(config: DeviceConfig) {
+    this.config = config;
+  }
 }
 
 /** One segment: its base, and how many entries it has. */
@@ -34,6 +46,8 @@ export class DeviceTable {
   readonly #limit: number;
   readonly #trace: Trace | null;
   readonly #cache = new Map<number, CachedDevice>();
+  /** The one that was looked up last. */
+  #last: CachedDevice | null = null;
   readonly #words = new Uint32Array(DTE_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -44,10 +58,19 @@ export class DeviceTable {
     this.#trace = trace;
   }
 
+  /** The cached DTE of a device; null where there is none. */
+  known(deviceId: number): CachedDevice | null {
+    if (this.#last !== null && this.#last.config.deviceId === deviceId) return this.#last;
+    const known = this.#cache.get(deviceId);
+    if (known === undefined) return null;
+    this.#last = known;
+    return known;
+  }
+
   /** The DTE of a device, from the cache or the table; null with `fault`. */
   device(deviceId: number): CachedDevice | null {
-    const known = this.#cache.get(deviceId);
-    if (known !== undefined) return known;
+    const known = this.known(deviceId);
+    if (known !== null) return known;
     const { length } = this.segments;
     const perSegment = 0x1_0000 / length;
     const segment = this.segments[Math.floor(deviceId / perSegment)]!;
@@ -63,7 +86,7 @@ export class DeviceTable {
       return null;
     }
     const config = this.#decoder.decode(deviceId, this.#words);
-    const device = { config, faulted: false };
+    const device = new CachedDevice(config);
     this.#makeRoom();
     this.#cache.set(deviceId, device);
     if (this.#trace !== null && this.#trace.active) {
@@ -86,6 +109,7 @@ export class DeviceTable {
     if (this.#cache.size < this.#limit) return;
     const oldest = this.#cache.keys().next().value!;
     this.#cache.delete(oldest);
+    this.#last = null;
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'cache-evict', cache: 'dte', deviceId: oldest });
     }
@@ -94,10 +118,12 @@ export class DeviceTable {
   /** INVALIDATE_DEVTAB_ENTRY (§2.4.2). */
   invalidate(deviceId: number): void {
     this.#cache.delete(deviceId);
+    this.#last = null;
   }
 
   invalidateAll(): void {
     this.#cache.clear();
+    this.#last = null;
   }
 
   /** The cached entries; for looking in from outside. */

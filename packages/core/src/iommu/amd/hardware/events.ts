@@ -13,7 +13,7 @@ import {
   IO_PAGE_FAULT_RECORD,
 } from '../spec/events.ts';
 import type { EventRecord, EventType } from './transaction.ts';
-import type { TranslationFault } from './translator.ts';
+import type { TranslationFault } from './translation-fault.ts';
 
 /** The name of an event, such as `IO_PAGE_FAULT`. */
 export function eventName(type: number): string {

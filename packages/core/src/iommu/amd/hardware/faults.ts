@@ -26,7 +26,7 @@ import {
 import type { Log } from './log.ts';
 import type { RegisterFile } from './registers.ts';
 import type { Aborted, EventRecord } from './transaction.ts';
-import type { TranslationFault } from './translator.ts';
+import type { TranslationFault } from './translation-fault.ts';
 
 /** The fields of a record, for people. */
 function fields({ type, words }: EventRecord): Record<string, number | bigint> {

@@ -30,6 +30,8 @@ export interface Domain {
   readonly hostTables: CacheDomain;
   readonly guest: CacheDomain;
   readonly guestTables: CacheDomain;
+  /** Another number after each invalidation of host entries: what guest entries know of them is not true any more. */
+  hostAge: number;
   readonly spaces: Map<number, GuestSpace>;
 }
 
@@ -44,6 +46,18 @@ export const ENTRY = {
   ABSENT: 8,
 } as const;
 
+/** What an entry says in one word, 0 where that is not enough: permissions in 5:0, these, and log2 of its bytes. */
+export const FAST = { CLEAN: 1 << 6, COHERENT: 1 << 7, NESTED: 1 << 8 } as const;
+export const FAST_BITS_SHIFT = 9;
+export const FAST_SIZE_MAX = 30;
+
+/** FAST of ENTRY flags. */
+export function fastFlags(flags: number): number {
+  return (
+    ((flags & ENTRY.CLEAN) !== 0 ? FAST.CLEAN : 0) | ((flags & ENTRY.COHERENT) !== 0 ? FAST.COHERENT : 0)
+  );
+}
+
 /** Host entries have one address space per domain. */
 export const HOST_SPACE = 1;
 
@@ -54,6 +68,8 @@ export class TlbStore {
   readonly out: Float64Array;
   readonly permissions: Uint8Array;
   readonly flags: Uint8Array;
+  /** FAST */
+  readonly fast: Int32Array;
 
   constructor(entries: number) {
     this.cache = new TranslationCache(entries);
@@ -61,6 +77,7 @@ export class TlbStore {
     this.out = new Float64Array(capacity);
     this.permissions = new Uint8Array(capacity);
     this.flags = new Uint8Array(capacity);
+    this.fast = new Int32Array(capacity);
   }
 }
 
@@ -72,6 +89,11 @@ export class Iotlb {
   readonly guest: TlbStore;
   readonly hostTables: TableStore | null;
   readonly guestTables: TableStore | null;
+  /** Of guest entries that `fast` is about: the SPA of the page, and Domain.hostAge when that was found. */
+  readonly guestSpas: Float64Array;
+  readonly guestAt: Int32Array;
+  /** Another number when all domains have gone. */
+  epoch = 0;
   readonly #numbers = new TagNumbers(HOST_SPACE + 1);
   readonly #domains = new Map<number, Domain>();
   readonly #roots: number;
@@ -85,6 +107,8 @@ export class Iotlb {
     this.hostTables = tables ? new TableStore(entries) : null;
     this.guestTables = tables ? new TableStore(entries) : null;
     this.#roots = roots;
+    this.guestSpas = new Float64Array(this.guest.cache.capacity);
+    this.guestAt = new Int32Array(this.guest.cache.capacity);
   }
 
   /** Starts over where there are too many tags: caches may evict at any time. Asked for between operations. */
@@ -96,6 +120,7 @@ export class Iotlb {
   invalidateAll(): void {
     for (const store of [this.host, this.guest, this.hostTables, this.guestTables]) store?.cache.clear();
     this.#domains.clear();
+    this.epoch++;
     this.#spaces = 0;
     this.#rootCount = 0;
     this.#numbers.reset();
@@ -112,6 +137,7 @@ export class Iotlb {
       hostTables: make(),
       guest: make(),
       guestTables: make(),
+      hostAge: 0,
       spaces: new Map<number, GuestSpace>(),
     };
     this.#domains.set(id, domain);
@@ -150,6 +176,7 @@ export class Iotlb {
   invalidateHost(domainId: number, range: AddressRange | null, pde: boolean): void {
     const domain = this.#domains.get(domainId);
     if (domain === undefined) return;
+    domain.hostAge = (domain.hostAge + 1) | 0;
     if (range === null) domain.host.renew(this.#numbers.take());
     else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
     if (!pde) return;

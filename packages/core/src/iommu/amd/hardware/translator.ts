@@ -20,31 +20,34 @@ import {
   x86Permissions,
 } from '../../../pagetable/x86-64.ts';
 import type { Trace } from '../../../trace/trace.ts';
+import { POW2, type TranslationCache } from '../../cache.ts';
 import { GCR3_ENTRY, GCR3_LEVEL_BITS } from '../spec/dte.ts';
 import { MISC_INFO0 } from '../spec/features.ts';
+import { ACCESS, ALL_RIGHTS, USER_SHIFT, hostAccess, hostGrants } from './access.ts';
+import { canonical, offsetIn, signExtend, zeroExtended } from './addresses.ts';
 import type { AmdIommuConfig, AmdIommuFeatures } from './config.ts';
 import type { DeviceConfig } from './device-config.ts';
-import { type Domain, ENTRY, type GuestSpace, HOST_SPACE, type Iotlb, type TableView } from './iotlb.ts';
-
-/** What an access does, or is granted. The first two are AMD_V1_PERM. */
-export const ACCESS = { READ: 1, WRITE: 2, EXECUTE: 4 } as const;
-
-/** What translation ran into. */
-export interface TranslationFault {
-  /** IO_PAGE_FAULT, or PAGE_TAB_HARDWARE_ERROR. */
-  readonly kind: 'page-fault' | 'hardware';
-  /** The address is a GVA; else it is a GPA. */
-  readonly gn: boolean;
-  /** The address to report, as two u32: of the access, or of the entry that memory refused. */
-  readonly hi: number;
-  readonly lo: number;
-  /** PR, PE and RZ of IO_PAGE_FAULT. */
-  readonly present: boolean;
-  readonly permission: boolean;
-  readonly reserved: boolean;
-  /** For people. */
-  readonly reason: string;
-}
+import type { CachedDevice } from './device-table.ts';
+import {
+  type Domain,
+  ENTRY,
+  FAST,
+  FAST_BITS_SHIFT,
+  FAST_SIZE_MAX,
+  type GuestSpace,
+  HOST_SPACE,
+  type Iotlb,
+  type TableView,
+  fastFlags,
+} from './iotlb.ts';
+import type { Translated } from './transaction.ts';
+import {
+  type TranslationFault,
+  guestFault,
+  hardwareFault,
+  hostFault,
+  pageFault,
+} from './translation-fault.ts';
 
 /** How CONTROL stands. */
 export interface GuestControl {
@@ -53,29 +56,6 @@ export interface GuestControl {
   readonly updateAccessed: boolean;
   readonly updateDirty: boolean;
 }
-
-const V1_REASONS: Readonly<Record<AmdV1Fault, string>> = {
-  [AMD_V1_FAULT.NONE]: '',
-  [AMD_V1_FAULT.WIDTH]: 'the address is wider than DTE.Mode resolves',
-  [AMD_V1_FAULT.NOT_PRESENT]: 'a host page table entry is not present',
-  [AMD_V1_FAULT.LEVEL]: 'Next Level is not below the level of its entry',
-  [AMD_V1_FAULT.SKIPPED]: 'address bits of a skipped level are not zero',
-  [AMD_V1_FAULT.RESERVED]: 'a reserved bit of a host page table entry is set',
-  [AMD_V1_FAULT.PAGE_SIZE]: 'a leaf says a page size that its level does not have',
-  [AMD_V1_FAULT.PERMISSION]: 'IR or IW of the host page tables denies it',
-  [AMD_V1_FAULT.FETCH]: 'a host page table entry could not be read',
-  [AMD_V1_FAULT.UPDATE]: 'a host page table entry could not be updated',
-};
-const X86_REASONS: Readonly<Partial<Record<X86Fault, string>>> = {
-  [X86_FAULT.NOT_CANONICAL]: 'the guest address is not canonical',
-  [X86_FAULT.NOT_PRESENT]: 'a guest page table entry is not present',
-  [X86_FAULT.RESERVED]: 'a reserved bit of a guest page table entry is set',
-  [X86_FAULT.PERMISSION]: 'the guest page tables deny it',
-  [X86_FAULT.FETCH]: 'a guest page table entry could not be read',
-  [X86_FAULT.UPDATE]: 'a guest page table entry could not be updated',
-};
-
-const ALL_RIGHTS = AMD_V1_PERM.IR | AMD_V1_PERM.IW;
 
 /** Bits that an entry of a GCR3 table may have. */
 const GCR3_BITS = GCR3_ENTRY.$.writable;
@@ -100,18 +80,28 @@ export class Translator implements EntrySpace {
   readonly #guest: X86Walker;
   readonly #hostView: TableView | null;
   readonly #guestView: TableView | null;
+  /** The IOTLB's parts, one step nearer. */
+  readonly #hostLeaves: TranslationCache;
+  readonly #hostFast: Int32Array;
+  readonly #hostOuts: Float64Array;
+  readonly #guestLeaves: TranslationCache;
+  readonly #guestFast: Int32Array;
+  readonly #guestSpas: Float64Array;
+  readonly #guestAt: Int32Array;
   readonly #permissions: Uint8Array;
   readonly #addressBits: number;
   readonly #pair = new Uint32Array(2);
   /** The device and domain whose guest tables are being walked. */
   #device: DeviceConfig | null = null;
   #domain: Domain | null = null;
-  /** What the host lookup below found: output, log2 of its bytes, ACCESS bits, entry flags. */
+  /** What the host lookup below found: output, log2 of its bytes, ACCESS bits without and with the DTE's, entry flags. */
   #hostOut = 0;
   #hostBits = 0;
+  #hostPermissions = 0;
   #hostGranted = 0;
   #hostFlags = 0;
-  /** What the guest lookup found. */
+  /** What the guest lookup found, and the entry that has it. */
+  #guestSlot = 0;
   #gpa = 0;
   #guestBits = 0;
   #guestGranted = 0;
@@ -133,6 +123,13 @@ export class Translator implements EntrySpace {
     this.#guest = new X86Walker(memory);
     this.#hostView = iotlb.hostTables?.view() ?? null;
     this.#guestView = iotlb.guestTables?.view() ?? null;
+    this.#hostLeaves = iotlb.host.cache;
+    this.#hostFast = iotlb.host.fast;
+    this.#hostOuts = iotlb.host.out;
+    this.#guestLeaves = iotlb.guest.cache;
+    this.#guestFast = iotlb.guest.fast;
+    this.#guestSpas = iotlb.guestSpas;
+    this.#guestAt = iotlb.guestAt;
     this.#host.cache = this.#hostView;
     this.#guest.cache = this.#guestView;
     this.#addressBits = readField(MISC_INFO0.PAsize, [config.miscInfo0]);
@@ -141,12 +138,70 @@ export class Translator implements EntrySpace {
   }
 
   /**
-   * Translates a GPA, which with Mode 0 is below 2^52. `need` are the ACCESS bits that the access must have; with 0 permissions deny nothing and
-   * `granted` tells what would be allowed. `want` are those that will be used where they are granted. `keep` says
-   * whether the IOTLB may keep the answer.
+   * The outcome of an access by GPA where the IOTLB has all that is needed; null says nothing but that translate() has
+   * to be asked. `need` is not 0.
+   */
+  quick(device: CachedDevice, hi: number, lo: number, need: number): Translated | null {
+    const { rights, host, dirty } = device.config;
+    if (host === null || (rights & need) !== need || !amdV1InWidth(host.mode, hi, lo)) return null;
+    const domain = this.#domainOf(device);
+    const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
+    if (slot < 0) return null;
+    const fast = this.#hostFast[slot]!;
+    if ((fast & need) !== need || (dirty && (fast & FAST.CLEAN) !== 0)) return null;
+    if (this.#trace !== null && this.#trace.active) return null;
+    return fastHit(fast, this.#hostOuts[slot]!, lo, (fast & FAST.COHERENT) !== 0);
+  }
+
+  /** The same by GVA, as translateGuest(). */
+  quickGuest(
+    device: CachedDevice,
+    pasid: number,
+    extend: boolean,
+    hi: number,
+    lo: number,
+    need: number,
+    privileged: boolean,
+  ): Translated | null {
+    const { config } = device;
+    const { space, domain } = device;
+    if (space === null || space.pasid !== pasid || device.knownAt !== this.#iotlb.epoch) return null;
+    if (config.rights !== ALL_RIGHTS || !(extend ? zeroExtended : canonical)(hi, config.guestLevels))
+      return null;
+    const slot = this.#guestLeaves.lookup(domain!.guest, space.leaves.id, 0, hi, lo);
+    if (slot < 0 || this.#guestAt[slot] !== domain!.hostAge) return null;
+    const fast = this.#guestFast[slot]!;
+    const wanted = privileged || !this.#features.us ? need : need << USER_SHIFT;
+    if ((fast & wanted) !== wanted || (config.dirty && (fast & FAST.CLEAN) !== 0)) return null;
+    if (((fast & FAST.NESTED) !== 0) !== (config.host !== null)) return null;
+    if (this.#trace !== null && this.#trace.active) return null;
+    const coherent = config.host === null ? config.mode0Coherent : (fast & FAST.COHERENT) !== 0;
+    return fastHit(fast, this.#guestSpas[slot]!, lo, coherent);
+  }
+
+  /** The domain of a device; looked for once in the life of either. */
+  #domainOf(device: CachedDevice): Domain {
+    const { epoch } = this.#iotlb;
+    if (device.domain !== null && device.knownAt === epoch) return device.domain;
+    device.domain = this.#iotlb.domain(device.config.domainId);
+    device.knownAt = epoch;
+    device.space = null;
+    return device.domain;
+  }
+
+  #spaceOf(device: CachedDevice, domain: Domain, pasid: number): GuestSpace {
+    if (device.space !== null && device.space.pasid === pasid) return device.space;
+    device.space = this.#iotlb.space(domain, pasid);
+    return device.space;
+  }
+
+  /**
+   * Translates a GPA, which with Mode 0 is below 2^52. `need` are the ACCESS bits that the access must have; with 0
+   * permissions deny nothing and `granted` tells what would be allowed. `want` are those that will be used where they
+   * are granted. `keep` says whether the IOTLB may keep the answer.
    */
   translate(
-    device: DeviceConfig,
+    device: CachedDevice,
     hi: number,
     lo: number,
     need: number,
@@ -154,13 +209,14 @@ export class Translator implements EntrySpace {
     keep: boolean,
   ): boolean {
     this.#keep = keep;
-    const domain = this.#iotlb.domain(device.domainId);
-    if (!this.#lookupHost(device, device.rights, domain, hi, lo, need, want)) return false;
+    const { config } = device;
+    const domain = this.#domainOf(device);
+    if (!this.#lookupHost(config, config.rights, domain, hi, lo, need, want)) return false;
     // Where nothing is translated every page is its own.
-    const bits = device.host === null ? 12 : this.#hostBits;
+    const bits = config.host === null ? 12 : this.#hostBits;
     this.#measure(hi, lo, bits, this.#hostOut, this.#hostBits);
     this.granted = this.#hostGranted;
-    this.#attributes(device);
+    this.#attributes(config);
     return true;
   }
 
@@ -169,7 +225,7 @@ export class Translator implements EntrySpace {
    * zero-extended rather than canonical (requests without a PASID, DTE.GIOV).
    */
   translateGuest(
-    device: DeviceConfig,
+    device: CachedDevice,
     pasid: number,
     extend: boolean,
     hi: number,
@@ -180,8 +236,9 @@ export class Translator implements EntrySpace {
     keep: boolean,
   ): boolean {
     this.#keep = keep;
-    const domain = this.#iotlb.domain(device.domainId);
-    this.#device = device;
+    const { config } = device;
+    const domain = this.#domainOf(device);
+    this.#device = config;
     this.#domain = domain;
     if (!this.#lookupGuest(device, domain, pasid, extend, hi, lo, need, want, privileged)) return false;
     const guestBits = this.#guestBits;
@@ -196,12 +253,28 @@ export class Translator implements EntrySpace {
     const gpaHi = (gpa / 0x1_0000_0000) >>> 0;
     const hostNeed = hostAccess(need);
     const hostWant = hostAccess(want & guestGranted);
-    if (!this.#lookupHost(device, device.rights, domain, gpaHi, gpa >>> 0, hostNeed, hostWant)) return false;
+    if (!this.#lookupHost(config, config.rights, domain, gpaHi, gpa >>> 0, hostNeed, hostWant)) return false;
     this.#measure(gpaHi, gpa >>> 0, Math.min(guestBits, this.#hostBits), this.#hostOut, this.#hostBits);
-    const host = this.#hostGranted | ((this.#hostGranted & ACCESS.READ) !== 0 ? ACCESS.EXECUTE : 0);
-    this.granted = guestGranted & host;
-    this.#attributes(device);
+    this.granted = guestGranted & hostGrants(this.#hostGranted);
+    this.#attributes(config);
+    if (keep && guestBits <= Math.min(this.#hostBits, FAST_SIZE_MAX))
+      this.#keepBoth(config, domain, lo, guestBits);
     return true;
+  }
+
+  /** Keeps where the guest's page, all of which one host page has, leads: quickGuest() asks nothing else. */
+  #keepBoth(config: DeviceConfig, domain: Domain, lo: number, bits: number): void {
+    const slot = this.#guestSlot;
+    const { guest } = this.#iotlb;
+    const host = config.host === null ? ALL_RIGHTS : this.#hostPermissions;
+    let permissions = guest.permissions[slot]! & (hostGrants(host) | (hostGrants(host) << USER_SHIFT));
+    // Writes have to set Dirty first.
+    if ((guest.flags[slot]! & ENTRY.CLEAN) !== 0)
+      permissions &= ~(ACCESS.WRITE | (ACCESS.WRITE << USER_SHIFT));
+    const nested = config.host === null ? 0 : FAST.NESTED | fastFlags(this.#hostFlags);
+    this.#guestFast[slot] = permissions | nested | (bits << FAST_BITS_SHIFT);
+    this.#guestSpas[slot] = this.pa - (lo & ((1 << bits) - 1));
+    this.#guestAt[slot] = domain.hostAge;
   }
 
   #attributes(device: DeviceConfig): void {
@@ -224,7 +297,7 @@ export class Translator implements EntrySpace {
   ): boolean {
     const { host } = device;
     if ((rights & need) !== need)
-      return this.#pageFault(false, hi, lo, 'DTE.IR or DTE.IW denies it', true, true);
+      return this.#fail(pageFault(false, hi, lo, 'DTE.IR or DTE.IW denies it', true, true));
     if (host === null) {
       this.#hostOut = 0;
       this.#hostBits = 52;
@@ -235,7 +308,7 @@ export class Translator implements EntrySpace {
     if (!amdV1InWidth(host.mode, hi, lo)) return this.#v1Fault(AMD_V1_FAULT.WIDTH, hi, lo);
     const writes = (want & rights & ACCESS.WRITE) !== 0;
     const store = this.#iotlb.host;
-    const slot = store.cache.lookup(domain.host, HOST_SPACE, 0, hi, lo);
+    const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
     if (slot >= 0) {
       const flags = store.flags[slot]!;
       if ((flags & ENTRY.ABSENT) !== 0) return this.#v1Fault(AMD_V1_FAULT.NOT_PRESENT, hi, lo);
@@ -244,6 +317,7 @@ export class Translator implements EntrySpace {
       if ((flags & ENTRY.CLEAN) === 0 || !device.dirty || !writes || (permissions & ACCESS.WRITE) === 0) {
         this.#hostOut = store.out[slot]!;
         this.#hostBits = store.cache.sizeOf(slot);
+        this.#hostPermissions = permissions;
         this.#hostGranted = permissions & rights;
         this.#hostFlags = flags;
         if (this.#trace !== null && this.#trace.active)
@@ -257,6 +331,7 @@ export class Translator implements EntrySpace {
       if (walker.fault === AMD_V1_FAULT.NOT_PRESENT && this.#features.npCache && this.#keep) {
         const absent = store.cache.insert(domain.host, HOST_SPACE, hi, lo, 12);
         store.flags[absent] = ENTRY.ABSENT;
+        store.fast[absent] = 0;
       }
       return this.#v1Fault(walker.fault, hi, lo);
     }
@@ -272,6 +347,7 @@ export class Translator implements EntrySpace {
       (walker.untranslatedOnly ? ENTRY.UNTRANSLATED : 0);
     this.#hostOut = walker.out;
     this.#hostBits = walker.leafBits;
+    this.#hostPermissions = walker.permissions;
     this.#hostGranted = walker.permissions & rights;
     this.#hostFlags = flags;
     if (!this.#keep) return;
@@ -280,6 +356,9 @@ export class Translator implements EntrySpace {
     store.out[slot] = walker.out;
     store.permissions[slot] = walker.permissions;
     store.flags[slot] = flags;
+    const size = walker.leafBits;
+    store.fast[slot] =
+      size > FAST_SIZE_MAX ? 0 : walker.permissions | fastFlags(flags) | (size << FAST_BITS_SHIFT);
     if (this.#trace !== null && this.#trace.active)
       this.#traceFill('iotlb', domain, null, hi, lo, walker.leafBits);
   }
@@ -287,7 +366,7 @@ export class Translator implements EntrySpace {
   // --- guest translation ---
 
   #lookupGuest(
-    device: DeviceConfig,
+    device: CachedDevice,
     domain: Domain,
     pasid: number,
     extend: boolean,
@@ -297,20 +376,21 @@ export class Translator implements EntrySpace {
     want: number,
     privileged: boolean,
   ): boolean {
+    const { config } = device;
     const { pasidBits } = this.#features;
-    if (pasid >= 2 ** Math.min(pasidBits, GCR3_LEVEL_BITS * device.gcr3Levels)) {
-      return this.#pageFault(true, hi, lo, 'the PASID is outside of the GCR3 table');
+    if (pasid >>> Math.min(pasidBits, GCR3_LEVEL_BITS * config.gcr3Levels) !== 0) {
+      return this.#fail(pageFault(true, hi, lo, 'the PASID is outside of the GCR3 table'));
     }
     // Before the IOTLB is asked: both kinds of requests may share PASID 0 and its entries.
-    if (!(extend ? zeroExtended : canonical)(hi, device.guestLevels)) {
+    if (!(extend ? zeroExtended : canonical)(hi, config.guestLevels)) {
       return this.#x86Fault(X86_FAULT.NOT_CANONICAL, hi, lo);
     }
     // Without USSup the U/S bits count for nothing: every access is a supervisor's.
     const user = !privileged && this.#features.us;
-    const shift = user ? 3 : 0;
-    const space = this.#iotlb.space(domain, pasid);
+    const shift = user ? USER_SHIFT : 0;
+    const space = this.#spaceOf(device, domain, pasid);
     const store = this.#iotlb.guest;
-    const slot = store.cache.lookup(domain.guest, space.leaves.id, 0, hi, lo);
+    const slot = this.#guestLeaves.lookup(domain.guest, space.leaves.id, 0, hi, lo);
     if (slot >= 0) {
       const flags = store.flags[slot]!;
       if ((flags & ENTRY.ABSENT) !== 0) return this.#x86Fault(X86_FAULT.NOT_PRESENT, hi, lo);
@@ -318,6 +398,7 @@ export class Translator implements EntrySpace {
       if ((granted & need) !== need) return this.#x86Fault(X86_FAULT.PERMISSION, hi, lo);
       const writes = (granted & want & ACCESS.WRITE) !== 0;
       if ((flags & ENTRY.CLEAN) === 0 || !writes || !this.control.updateDirty) {
+        this.#guestSlot = slot;
         this.#guestBits = store.cache.sizeOf(slot);
         this.#gpa = store.out[slot]! + offsetIn(hi, lo, this.#guestBits);
         this.#guestGranted = granted;
@@ -326,10 +407,10 @@ export class Translator implements EntrySpace {
         return true;
       }
     }
-    const walkHi = extend ? signExtend(hi, device.guestLevels) : hi;
-    const config = this.#guestConfig(device, domain, space, hi, lo);
-    if (config === null) return false;
-    return this.#walkGuest(domain, space, config, hi, walkHi, lo, need << shift, want << shift, shift);
+    const walkHi = extend ? signExtend(hi, config.guestLevels) : hi;
+    const tables = this.#guestConfig(config, domain, space, hi, lo);
+    if (tables === null) return false;
+    return this.#walkGuest(domain, space, tables, hi, walkHi, lo, need << shift, want << shift, shift);
   }
 
   #walkGuest(
@@ -354,6 +435,7 @@ export class Translator implements EntrySpace {
       if (walker.fault === X86_FAULT.NOT_PRESENT && this.#features.npCache && this.#keep) {
         const absent = store.cache.insert(domain.guest, space.leaves.id, hi, lo, 12);
         store.flags[absent] = ENTRY.ABSENT;
+        store.fast[absent] = 0;
       }
       return this.#x86Fault(walker.fault, hi, lo);
     }
@@ -365,6 +447,8 @@ export class Translator implements EntrySpace {
     store.out[slot] = walker.out;
     store.permissions[slot] = walker.permissions;
     store.flags[slot] = walker.clean ? ENTRY.CLEAN : 0;
+    store.fast[slot] = 0;
+    this.#guestSlot = slot;
     if (this.#trace !== null && this.#trace.active) {
       this.#traceFill('iotlb-guest', domain, space.pasid, hi, lo, walker.leafBits);
     }
@@ -419,15 +503,15 @@ export class Translator implements EntrySpace {
       const address = spa ? entry : this.entryAddress(entry, false);
       if (address < 0) return -1;
       if (!this.#memory.load64(address, this.#pair)) {
-        this.#hardwareFault(true, address, 'a GCR3 table entry could not be read');
+        this.#fail(hardwareFault(true, address, 'a GCR3 table entry could not be read'));
         return -1;
       }
       if ((this.#pair[0]! & 1) === 0) {
-        this.#pageFault(true, hi, lo, 'the GCR3 table entry is not valid');
+        this.#fail(pageFault(true, hi, lo, 'the GCR3 table entry is not valid'));
         return -1;
       }
       if ((this.#pair[0]! & ~GCR3_BITS[0]!) !== 0 || (this.#pair[1]! & ~GCR3_BITS[1]!) !== 0) {
-        this.#pageFault(true, hi, lo, 'a reserved bit of a GCR3 table entry is set', true, false, true);
+        this.#fail(pageFault(true, hi, lo, 'a reserved bit of a GCR3 table entry is set', true, false, true));
         return -1;
       }
       base = (this.#pair[1]! & 0xf_ffff) * 0x1_0000_0000 + ((this.#pair[0]! & ~0xfff) >>> 0);
@@ -449,61 +533,21 @@ export class Translator implements EntrySpace {
   /** The answer: `bits` is the size of the whole translation, `outBits` that of the page which starts at `out`. */
   #measure(hi: number, lo: number, bits: number, out: number, outBits: number = bits): void {
     this.sizeBits = bits;
-    this.bytes = 2 ** bits - offsetIn(hi, lo, bits);
+    this.bytes = POW2[bits]! - offsetIn(hi, lo, bits);
     this.pa = out + offsetIn(hi, lo, outBits);
   }
 
+  #fail(fault: TranslationFault): false {
+    this.fault = fault;
+    return false;
+  }
+
   #v1Fault(fault: AmdV1Fault, hi: number, lo: number): false {
-    const reason = V1_REASONS[fault];
-    switch (fault) {
-      case AMD_V1_FAULT.FETCH:
-      case AMD_V1_FAULT.UPDATE:
-        return this.#hardwareFault(false, this.#host.fetchAddress, reason);
-      case AMD_V1_FAULT.WIDTH:
-      case AMD_V1_FAULT.NOT_PRESENT:
-        return this.#pageFault(false, hi, lo, reason);
-      case AMD_V1_FAULT.PERMISSION:
-        return this.#pageFault(false, hi, lo, reason, true, true);
-      default:
-        return this.#pageFault(false, hi, lo, reason, true, false, fault === AMD_V1_FAULT.RESERVED);
-    }
+    return this.#fail(hostFault(fault, hi, lo, this.#host.fetchAddress));
   }
 
   #x86Fault(fault: X86Fault, hi: number, lo: number): false {
-    const reason = X86_REASONS[fault] ?? '';
-    if (fault === X86_FAULT.FETCH || fault === X86_FAULT.UPDATE) {
-      return this.#hardwareFault(true, this.#guest.fetchAddress, reason);
-    }
-    if (fault === X86_FAULT.PERMISSION) return this.#pageFault(true, hi, lo, reason, true, true);
-    return this.#pageFault(
-      true,
-      hi,
-      lo,
-      reason,
-      fault === X86_FAULT.RESERVED,
-      false,
-      fault === X86_FAULT.RESERVED,
-    );
-  }
-
-  #pageFault(
-    gn: boolean,
-    hi: number,
-    lo: number,
-    reason: string,
-    present = false,
-    permission = false,
-    reserved = false,
-  ): false {
-    this.fault = { kind: 'page-fault', gn, hi, lo, present, permission, reserved, reason };
-    return false;
-  }
-
-  #hardwareFault(gn: boolean, address: number, reason: string): false {
-    const hi = (address / 0x1_0000_0000) >>> 0;
-    const lo = address >>> 0;
-    this.fault = { kind: 'hardware', gn, hi, lo, present: false, permission: false, reserved: false, reason };
-    return false;
+    return this.#fail(guestFault(fault, hi, lo, this.#guest.fetchAddress));
   }
 
   #traceHit(cache: string, domain: Domain, pasid: number | null, hi: number, lo: number, bits: number): void {
@@ -538,29 +582,9 @@ export class Translator implements EntrySpace {
   }
 }
 
-/** Execution reads. */
-function hostAccess(access: number): number {
-  return (access & 3) | ((access & ACCESS.EXECUTE) !== 0 ? ACCESS.READ : 0);
-}
-
-/** The low `bits` bits of an address. */
-function offsetIn(hi: number, lo: number, bits: number): number {
-  if (bits <= 31) return lo & (2 ** bits - 1);
-  return ((hi & (2 ** (bits - 32) - 1)) >>> 0) * 0x1_0000_0000 + (lo >>> 0);
-}
-
-/** Whether an address with a PASID has bits 63:47 or 63:56 alike. */
-function canonical(hi: number, levels: 4 | 5): boolean {
-  return (hi | 0) >> 31 === (hi | 0) >> (levels === 4 ? 15 : 24);
-}
-
-/** Whether an address without a PASID fits 48 or 57 bits. */
-function zeroExtended(hi: number, levels: 4 | 5): boolean {
-  return hi >>> (levels === 4 ? 16 : 25) === 0;
-}
-
-/** The canonical form of a zero-extended address: tables are indexed alike. */
-function signExtend(hi: number, levels: 4 | 5): number {
-  if (levels === 4) return (hi & 0x8000) !== 0 ? hi | 0xffff_0000 : hi;
-  return (hi & 0x100_0000) !== 0 ? hi | 0xfe00_0000 : hi;
+/** What FAST says of an address in the page at `out`. */
+function fastHit(fast: number, out: number, lo: number, forceCoherent: boolean): Translated {
+  const size = 1 << ((fast >>> FAST_BITS_SHIFT) & 31);
+  const offset = lo & (size - 1);
+  return { kind: 'translated', pa: out + offset, bytes: size - offset, forceCoherent };
 }

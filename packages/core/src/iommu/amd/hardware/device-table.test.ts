@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { EVENT } from '../spec/events.ts';
-import { OFFSET } from '../spec/registers.ts';
+import { CONTROL, OFFSET } from '../spec/registers.ts';
 import { BASIC, type Fields, Rig, invalidateAll, invalidateDevice, pte, sized } from './test-rig.ts';
 import type { ConfigOverrides } from './config.ts';
 
@@ -389,5 +389,48 @@ describe('the exclusion range', () => {
     rig.set(OFFSET.EXCL_BASE, START | 3n);
     expect(rig.dma(DEVICE, START - 0x10n)).toMatchObject({ kind: 'translated', bytes: 0x10 });
     expect(rig.dma(DEVICE, 0x2000_0000n)).toMatchObject({ kind: 'translated', bytes: 0x6000_0000 });
+  });
+});
+
+describe('registers that change', () => {
+  it('§3.4: count for the next request, whatever is cached', () => {
+    const rig = new Rig();
+    const root = rig.page();
+    rig.hostDte(DEVICE, root, 3);
+    rig.map(root, 3, 0x8000n, pte(0x5000n));
+    for (let i = 0; i < 2; i++) expect(rig.where(DEVICE, 0x8000n)).toBe(0x5000n);
+    rig.set(OFFSET.EXCL_LIMIT, 0x8000);
+    rig.set(OFFSET.EXCL_BASE, 0x8003);
+    expect(rig.where(DEVICE, 0x8000n)).toBe(0x8000n);
+    rig.set(OFFSET.EXCL_BASE, 0);
+    expect(rig.where(DEVICE, 0x8000n)).toBe(0x5000n);
+    rig.control(0);
+    expect(rig.where(DEVICE, 0x8000n)).toBe(0x8000n);
+    rig.control(BASIC);
+    expect(rig.where(DEVICE, 0x8000n)).toBe(0x5000n);
+  });
+
+  it('§3.4, 0018h: GTEn decides for a PASID that is cached', () => {
+    const rig = new Rig();
+    const [gcr3, cr3] = [rig.page(), rig.page()];
+    rig.put(gcr3, BigInt(cr3) | 1n);
+    rig.guestDte(DEVICE, gcr3, { GIOV: 1 });
+    rig.mapGuest(cr3, 4, 0x8000n, 0x5007n);
+    const guest = BASIC | CONTROL.GTEn.inPlace;
+    const both = (): unknown => [rig.where(DEVICE, 0x8000n), rig.where(DEVICE, 0x8000n, { pasid: 0 })];
+    for (const control of [guest, guest, BASIC, guest]) {
+      rig.control(control);
+      expect(both()).toEqual(control === guest ? [0x5000n, 0x5000n] : [0x8000n, 'IO_PAGE_FAULT']);
+    }
+  });
+
+  it('forgets everything at a reset', () => {
+    const rig = new Rig();
+    rig.hostDte(DEVICE, rig.page(), 3);
+    expect(rig.where(DEVICE, 0x8000n)).toBe('IO_PAGE_FAULT');
+    rig.iommu.reset();
+    expect(rig.where(DEVICE, 0x8000n)).toBe(0x8000n);
+    expect([...rig.iommu.cachedDevices()]).toEqual([]);
+    expect([rig.get(OFFSET.DEV_TAB_BASE), rig.get(OFFSET.EVT_TAIL), rig.status]).toEqual([0n, 0n, 0]);
   });
 });

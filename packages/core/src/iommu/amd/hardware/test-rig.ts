@@ -4,6 +4,7 @@
 import { encode, decode, writeField } from '../../../base/bit-fields.ts';
 import { exact, hi32, lo32, u64 } from '../../../base/u64.ts';
 import { Ram } from '../../../memory/physical.ts';
+import { Trace, type TraceEvent } from '../../../trace/trace.ts';
 import { DTE, IRTE } from '../spec/dte.ts';
 import {
   CMD,
@@ -58,6 +59,7 @@ export interface LoggedEvent {
 
 export class Rig {
   readonly ram = new Ram();
+  readonly trace = new Trace();
   readonly iommu: AmdIommu;
   readonly config: AmdIommuConfig;
   readonly interrupts: InterruptSource[] = [];
@@ -75,6 +77,7 @@ export class Rig {
     this.iommu = new AmdIommu({
       memory: this.ram,
       config: this.config,
+      trace: this.trace,
       onInterrupt: (source) => this.interrupts.push(source),
       onMsi: (msi) => this.msis.push(msi),
       onDeviceInterrupt: (msi) => this.deviceMsis.push(msi),
@@ -194,6 +197,15 @@ export class Rig {
     if (outcome.kind === 'translated') return BigInt(outcome.pa);
     if (outcome.kind === 'interrupt') return 'interrupt';
     return outcome.event === null ? outcome.reason : eventName(outcome.event.type);
+  }
+
+  /** What is traced while `what` is done. */
+  traced(what: () => void): TraceEvent[] {
+    const events: TraceEvent[] = [];
+    const end = this.trace.subscribe((event) => void events.push(event));
+    what();
+    end();
+    return events;
   }
 
   // --- the command buffer ---

@@ -126,10 +126,10 @@ describe('an automatic IOVA', () => {
 
   test('is not the last byte of a hole', () => {
     const { program, ioas } = setUp();
-    allow(program, ioas, [{ start: 0x8000n, last: 0x8001n }]);
-    expect(program.map(ioas, { va: ARENA, length: 1n })).toBe(0x8000n);
-    allow(program, ioas, [{ start: 0x8001n, last: 0x8002n }]);
+    allow(program, ioas, [{ start: 0x8000n, last: 0x8002n }]);
     expect(program.tryMap(ioas, { va: ARENA + 2n, length: 1n }).rc).toBe(-ENOSPC);
+    allow(program, ioas, [{ start: 0x8000n, last: 0x8003n }]);
+    expect(program.map(ioas, { va: ARENA + 2n, length: 1n })).toBe(0x8002n);
   });
 
   test('does not exist for a length of half the address space', () => {

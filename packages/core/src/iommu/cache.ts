@@ -34,17 +34,21 @@ export class TagNumbers {
 /** Entries that can be emptied together, and the sizes that they have had since that last happened. */
 export class CacheDomain {
   id: number;
+  /** What the number adds to the hash of an entry. */
+  mix: number;
   /** log2 of the bytes of entries, ascending: where entries overlap the smallest one is found. */
   readonly sizes = new Uint8Array(64);
   sizeCount = 0;
 
   constructor(id: number) {
     this.id = id;
+    this.mix = Math.imul(id, 0x85eb_ca6b);
   }
 
   /** Makes every entry of the domain unreachable. */
   renew(id: number): void {
     this.id = id;
+    this.mix = Math.imul(id, 0x85eb_ca6b);
     this.sizeCount = 0;
   }
 
@@ -52,7 +56,7 @@ export class CacheDomain {
     let at = 0;
     while (at < this.sizeCount && this.sizes[at]! < size) at++;
     if (at < this.sizeCount && this.sizes[at] === size) return;
-    this.sizes.copyWithin(at + 1, at, this.sizeCount++);
+    for (let i = this.sizeCount++; i > at; i--) this.sizes[i] = this.sizes[i - 1]!;
     this.sizes[at] = size;
   }
 }
@@ -64,7 +68,11 @@ const WAYS = 4;
 const WAY_SHIFT = 2;
 /** Words per key: address 31:0 with the size in its low bits, address 63:32, domain, address space. */
 const KEY = 4;
+const KEY_SHIFT = 2;
+const SET_KEYS = WAYS * KEY;
 
+/** Powers of two: `**` is a call. */
+export const POW2 = Float64Array.from({ length: 65 }, (_, bits) => 2 ** bits);
 const MASK_LO = new Int32Array(65);
 const MASK_HI = new Int32Array(65);
 for (let size = 0; size <= 64; size++) {
@@ -89,14 +97,17 @@ export class TranslationCache {
   onEvict: ((slot: number) => void) | null = null;
   readonly #keys: Int32Array;
   readonly #victim: Uint8Array;
-  readonly #setBits: number;
+  readonly #shift: number;
+  readonly #mask: number;
 
   /** `entries` is rounded up to a power of two, at least 4. */
   constructor(entries: number) {
-    this.#setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
-    this.capacity = WAYS << this.#setBits;
+    const setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
+    this.#shift = Math.min(32 - setBits, 31);
+    this.#mask = (1 << setBits) - 1;
+    this.capacity = WAYS << setBits;
     this.#keys = new Int32Array(this.capacity * KEY);
-    this.#victim = new Uint8Array(1 << this.#setBits);
+    this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
   }
 
@@ -104,9 +115,10 @@ export class TranslationCache {
     this.#keys.fill(0);
   }
 
-  #set(lo: number, hi: number, domain: number): number {
-    const mixed = Math.imul(lo ^ Math.imul(hi, 0x85eb_ca6b) ^ Math.imul(domain, 0xc2b2_ae35), 0x9e37_79b1);
-    return (((mixed ^ (mixed >>> 15)) >>> 3) & ((1 << this.#setBits) - 1)) << WAY_SHIFT;
+  /** The first slot of the set of an entry: Fibonacci hashing, the upper bits of a product. */
+  #set(lo: number, hi: number, mix: number): number {
+    const product = Math.imul(lo ^ (hi << 11) ^ (hi >>> 7) ^ mix, 0x9e37_79b1);
+    return ((product >>> this.#shift) & this.#mask) << WAY_SHIFT;
   }
 
   /**
@@ -114,17 +126,17 @@ export class TranslationCache {
    */
   lookup(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
     const keys = this.#keys;
-    const id = domain.id;
-    for (let i = 0; i < domain.sizeCount; i++) {
-      const size = domain.sizes[i]!;
-      const low = (lo & MASK_LO[size]!) | size;
-      const high = hi & MASK_HI[size]!;
-      const first = this.#set(low, high, id);
-      for (let slot = first; slot < first + WAYS; slot++) {
-        const key = slot << 2;
+    const { id, mix, sizes, sizeCount } = domain;
+    for (let i = 0; i < sizeCount; i++) {
+      const size = sizes[i]!;
+      // As with MASK_LO and MASK_HI, which would be loads.
+      const low = size < 32 ? (lo & (-1 << size)) | size : size;
+      const high = size <= 32 ? hi | 0 : hi & MASK_HI[size]!;
+      const first = this.#set(low, high, mix) << KEY_SHIFT;
+      for (let key = first; key < first + SET_KEYS; key += KEY) {
         if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id) {
           const tag = keys[key + 3];
-          if (tag === space || tag === other) return slot;
+          if (tag === space || tag === other) return key >>> KEY_SHIFT;
         }
       }
     }
@@ -137,17 +149,14 @@ export class TranslationCache {
     const keys = this.#keys;
     const low = (lo & MASK_LO[size]!) | size;
     const high = hi & MASK_HI[size]!;
-    const first = this.#set(low, high, domain.id);
+    const { id } = domain;
+    const first = this.#set(low, high, domain.mix);
     let free = -1;
     for (let slot = first; slot < first + WAYS; slot++) {
-      const key = slot << 2;
-      if (keys[key + 2] === 0) free = slot;
-      else if (
-        keys[key] === low &&
-        keys[key + 1] === high &&
-        keys[key + 2] === domain.id &&
-        keys[key + 3] === space
-      ) {
+      const key = slot << KEY_SHIFT;
+      const owner = keys[key + 2];
+      if (owner === 0) free = slot;
+      else if (owner === id && keys[key] === low && keys[key + 1] === high && keys[key + 3] === space) {
         return slot;
       }
     }
@@ -158,12 +167,32 @@ export class TranslationCache {
       free = first + way;
       if (this.onEvict !== null) this.onEvict(free);
     }
-    const key = free << 2;
+    const key = free << KEY_SHIFT;
+    keys[key] = low;
+    keys[key + 1] = high;
+    keys[key + 2] = id;
+    keys[key + 3] = space;
+    return free;
+  }
+
+  /** As insert(), where nothing in the domain and space covers the address: right after lookup() has said so. */
+  place(domain: CacheDomain, space: number, hi: number, lo: number, size: number): number {
+    domain.noteSize(size);
+    const keys = this.#keys;
+    const low = size < 32 ? (lo & (-1 << size)) | size : size;
+    const high = size <= 32 ? hi | 0 : hi & MASK_HI[size]!;
+    const first = this.#set(low, high, domain.mix);
+    const set = first >>> WAY_SHIFT;
+    const way = this.#victim[set]!;
+    this.#victim[set] = (way + 1) & (WAYS - 1);
+    const slot = first + way;
+    const key = slot << KEY_SHIFT;
+    if (this.onEvict !== null && keys[key + 2] !== 0) this.onEvict(slot);
     keys[key] = low;
     keys[key + 1] = high;
     keys[key + 2] = domain.id;
     keys[key + 3] = space;
-    return free;
+    return slot;
   }
 
   /**
@@ -186,9 +215,9 @@ export class TranslationCache {
       const size = domain.sizes[i]!;
       const low = (lo & MASK_LO[size]!) | size;
       const high = hi & MASK_HI[size]!;
-      const first = this.#set(low, high, domain.id);
+      const first = this.#set(low, high, domain.mix);
       for (let slot = first; slot < first + WAYS; slot++) {
-        const key = slot << 2;
+        const key = slot << KEY_SHIFT;
         if (keys[key] !== low || keys[key + 1] !== high || keys[key + 2] !== domain.id) continue;
         const tag = keys[key + 3];
         if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
@@ -226,9 +255,9 @@ export class TranslationCache {
       let lo = range.startLo & MASK_LO[size]!;
       for (let page = 0; page < pages; page++) {
         const low = lo | size;
-        const first = this.#set(low, hi, domain.id);
+        const first = this.#set(low, hi, domain.mix);
         for (let slot = first; slot < first + WAYS; slot++) {
-          const key = slot << 2;
+          const key = slot << KEY_SHIFT;
           if (keys[key] !== low || keys[key + 1] !== hi || keys[key + 2] !== domain.id) continue;
           const tag = keys[key + 3];
           if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
@@ -259,7 +288,7 @@ export class TranslationCache {
     this.probed += this.capacity;
     let removed = 0;
     for (let slot = 0; slot < this.capacity; slot++) {
-      const key = slot << 2;
+      const key = slot << KEY_SHIFT;
       if (keys[key + 2] !== domain.id) continue;
       const tag = keys[key + 3];
       if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
@@ -277,25 +306,25 @@ export class TranslationCache {
 
   /** The domain's number of a slot; 0 where the slot is free. */
   domainOf(slot: number): number {
-    return this.#keys[(slot << 2) + 2]!;
+    return this.#keys[(slot << KEY_SHIFT) + 2]!;
   }
 
   spaceOf(slot: number): number {
-    return this.#keys[(slot << 2) + 3]!;
+    return this.#keys[(slot << KEY_SHIFT) + 3]!;
   }
 
   /** log2 of the bytes that an entry covers. */
   sizeOf(slot: number): number {
-    return this.#keys[slot << 2]! & 63;
+    return this.#keys[slot << KEY_SHIFT]! & 63;
   }
 
   /** The first address that an entry covers, as two u32. */
   addressHi(slot: number): number {
-    return this.#keys[(slot << 2) + 1]! >>> 0;
+    return this.#keys[(slot << KEY_SHIFT) + 1]! >>> 0;
   }
 
   addressLo(slot: number): number {
-    return (this.#keys[slot << 2]! & ~63) >>> 0;
+    return (this.#keys[slot << KEY_SHIFT]! & ~63) >>> 0;
   }
 }
 
@@ -332,5 +361,5 @@ function pagesIn(range: AddressRange, size: number): number {
 function pageIndex(hi: number, lo: number, size: number): number {
   if (size >= 64) return 0;
   if (size >= 32) return (hi >>> 0) >>> (size - 32);
-  return (hi >>> 0) * 2 ** (32 - size) + ((lo >>> 0) >>> size);
+  return (hi >>> 0) * POW2[32 - size]! + (lo >>> size);
 }

@@ -11,14 +11,19 @@ import {
   DESC_DBM_HI,
   DESC_NG_LO,
   DESC_TABLE,
+  DESC_TYPE,
   DESC_VALID,
   HIGH_BITS,
   PERM_WRITE,
   type TableGeometry,
   WALK_FAULT,
   type WalkFault,
+  aboveHi,
+  aboveLo,
+  addressHi,
+  addressOf,
   contiguousBits,
-  outputAddress,
+  levelOf,
   swap32,
 } from './armv8.ts';
 
@@ -35,6 +40,11 @@ export interface Stage1Region {
   readonly e0pd: boolean;
   /** Shareability of all cacheable memory, with LPA2. */
   readonly sh: number;
+}
+
+/** True where a lookup has more to look at than the address: tags (TBI) and E0PD, or no tables. */
+export function needsCare(region: Stage1Region): boolean {
+  return region.table === null || region.e0pd || (region.topHi > 0 && region.topHi <= 0x00ff_ffff);
 }
 
 /** One stage 1 translation regime, as a CD configures it. */
@@ -54,10 +64,12 @@ export interface Stage1Config {
 /** Where stage 1 tables are: finds the PA of a descriptor's IPA, through stage 2. */
 export interface TableSpace {
   /**
-   * The physical address of the descriptor at `ipa`, -1 where stage 2 faulted (the resolver keeps the fault). `write`
-   * says that hardware is about to update the descriptor.
+   * Finds the physical address of the descriptor at an IPA and leaves it in the two fields; false where stage 2 faulted
+   * (the resolver keeps the fault). `write` says that hardware is about to update the descriptor.
    */
-  descriptorAddress(ipa: number, write: boolean): number;
+  descriptor(hi: number, lo: number, write: boolean): boolean;
+  readonly descriptorHi: number;
+  readonly descriptorLo: number;
 }
 
 /**
@@ -73,8 +85,9 @@ export function topMasks(inputBits: number, tbi: boolean): { topHi: number; topL
 
 /** Walks stage 1 tables; used as Stage2Walker is. */
 export class Stage1Walker {
-  /** The start of the leaf in the output space, and log2 of its bytes. */
-  out = 0;
+  /** The start of the leaf in the output space, by word, and log2 of its bytes. */
+  outHi = 0;
+  outLo = 0;
   leafBits = 0;
   spanBits = 0;
   level = 0;
@@ -85,18 +98,25 @@ export class Stage1Walker {
   mair = 0;
   sh = 0;
   nonGlobal = false;
+  /** Why the last walk that failed did. */
   fault: WalkFault = WALK_FAULT.NONE;
   /** The fault is stage 2's, on the access to a descriptor; the TableSpace has it. */
   nestedFault = false;
   fetchAddress = 0;
-  /** IPA of the descriptor that was last accessed. */
-  descriptor = 0;
   cache: TableCache | null = null;
+  /** Where the descriptor that was last accessed is, before stage 2. */
+  #virtualHi = 0;
+  #virtualLo = 0;
   readonly #memory: PhysicalMemory;
   readonly #word = new Uint32Array(2);
 
   constructor(memory: PhysicalMemory) {
     this.#memory = memory;
+  }
+
+  /** The start of the leaf. */
+  get out(): number {
+    return addressOf(this.outHi, this.outLo);
   }
 
   /** True when the address lies in the region's range: its top bits are copies of bit 55. */
@@ -118,46 +138,57 @@ export class Stage1Walker {
     const region = upper ? config.regions[1]! : config.regions[0];
     const table = region.table;
     if (table === null || !Stage1Walker.inRange(config, hi, lo)) return this.#end(WALK_FAULT.TRANSLATION);
-    const { granuleBits, stride } = table;
-    let level = table.startLevel;
+    const { granuleBits, stride, highBits, tooHigh, tableMask, indexMask } = table;
+    const word = this.#word;
     let shift = table.startShift;
     let mask = table.startMask;
-    let base = table.base;
+    let baseHi = table.baseHi;
+    let baseLo = table.baseLo;
     // Hierarchical permissions: APTable in 1:0, UXNTable or XNTable in 2, PXNTable in 3.
     let inherited = 0;
     if (this.cache !== null) {
       const found = this.cache.find(hi, lo);
       if (found !== 0) {
-        level = found - 2;
-        shift = granuleBits + stride * (3 - level);
-        mask = table.indexMask;
-        base = this.cache.base;
+        shift = granuleBits + stride * (5 - found);
+        mask = indexMask;
+        baseHi = this.cache.baseHi;
+        baseLo = this.cache.baseLo;
         inherited = this.cache.inherited;
       }
     }
-    const firstLevel = level;
+    const firstShift = shift;
     for (;;) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & mask;
-      const virtual = base + index * 8;
-      this.descriptor = virtual;
-      const address = space === null ? virtual : space.descriptorAddress(virtual, false);
-      if (address < 0) return this.#nested();
-      if (!this.#memory.load64(address, this.#word)) return this.#abort(address);
-      let dlo = this.#word[0]!;
-      let dhi = this.#word[1]!;
-      if (table.bigEndian) [dlo, dhi] = [swap32(dhi), swap32(dlo)];
-      if ((dlo & (DESC_VALID | DESC_TABLE)) === (DESC_VALID | DESC_TABLE) && level < 3) {
-        base = outputAddress(dlo, dhi, granuleBits, table.highBits);
-        if (base >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
+      let atHi = baseHi;
+      let atLo = baseLo | (index << 3);
+      if (space !== null) {
+        this.#virtualHi = atHi;
+        this.#virtualLo = atLo;
+        if (!space.descriptor(atHi, atLo, false)) return this.#nested();
+        atHi = space.descriptorHi;
+        atLo = space.descriptorLo;
+      }
+      if (!this.#memory.load64(addressOf(atHi, atLo), word)) return this.#abort(atHi, atLo);
+      let dlo = word[0]! | 0;
+      let dhi = word[1]! | 0;
+      if (table.bigEndian) {
+        const low = swap32(dhi);
+        dhi = swap32(dlo);
+        dlo = low;
+      }
+      if ((dlo & DESC_TYPE) === DESC_TYPE && shift > granuleBits) {
+        baseHi = addressHi(dlo, dhi, highBits);
+        baseLo = dlo & tableMask;
+        if ((baseHi & tooHigh) !== 0) return this.#end(WALK_FAULT.ADDRESS_SIZE);
         if (!region.had)
           inherited |= ((dhi >>> 29) & 3) | (((dhi >>> 28) & 1) << 2) | (((dhi >>> 27) & 1) << 3);
-        level++;
         shift -= stride;
-        mask = table.indexMask;
+        mask = indexMask;
         continue;
       }
-      if (this.cache !== null && level > firstLevel) {
-        this.cache.fill(hi, lo, level, base, inherited, shift + stride);
+      const level = levelOf(table, shift);
+      if (this.cache !== null && shift < firstShift) {
+        this.cache.fill(hi, lo, level, baseHi, baseLo, inherited, shift + stride);
       }
       if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {
@@ -165,7 +196,7 @@ export class Stage1Walker {
       }
       this.level = level;
       this.leafBits = shift;
-      return this.#leaf(config, region, table, address, dlo, dhi, inherited, need, space);
+      return this.#leaf(config, region, table, atHi, atLo, dlo, dhi, inherited, need, space);
     }
   }
 
@@ -173,7 +204,8 @@ export class Stage1Walker {
     config: Stage1Config,
     region: Stage1Region,
     table: TableGeometry,
-    address: number,
+    atHi: number,
+    atLo: number,
     lo: number,
     hi: number,
     inherited: number,
@@ -181,8 +213,8 @@ export class Stage1Walker {
     space: TableSpace | null,
   ): boolean {
     const leafBits = this.leafBits;
-    const out = outputAddress(lo, hi, leafBits, table.highBits);
-    if (out >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
+    const outHi = addressHi(lo, hi, table.highBits) & aboveHi(leafBits);
+    if ((outHi & table.tooHigh) !== 0) return this.#end(WALK_FAULT.ADDRESS_SIZE);
     const setAccess = (lo & DESC_AF_LO) === 0 && config.ha;
     if ((lo & DESC_AF_LO) === 0 && !config.ha && !config.affd) return this.#end(WALK_FAULT.ACCESS_FLAG);
     const ap = (lo >>> 6) & 3;
@@ -196,9 +228,10 @@ export class Stage1Walker {
     if (setAccess || setDirty) {
       let next = setAccess ? lo | DESC_AF_LO : lo;
       if (setDirty) next &= ~DESC_BIT7_LO;
-      if (!this.#update(table, space, address, next, hi)) return false;
+      if (!this.#update(table, space, atHi, atLo, next, hi)) return false;
     }
-    this.out = out;
+    this.outHi = outHi;
+    this.outLo = lo & aboveLo(leafBits);
     this.spanBits = leafBits;
     if ((hi & DESC_CONTIGUOUS_HI) !== 0 && !config.ha) {
       this.spanBits = contiguousBits(table.granuleBits, this.level, leafBits);
@@ -209,18 +242,27 @@ export class Stage1Walker {
     this.mair = config.mair[(lo >>> 2) & 7]!;
     this.sh = table.highBits === HIGH_BITS.LPA2 ? region.sh : (lo >>> 8) & 3;
     this.nonGlobal = (lo & DESC_NG_LO) !== 0;
-    this.fault = WALK_FAULT.NONE;
     return true;
   }
 
   /** The hardware update of a descriptor: a write, which stage 2 must allow too. */
-  #update(table: TableGeometry, space: TableSpace | null, address: number, lo: number, hi: number): boolean {
-    const target = space === null ? address : space.descriptorAddress(this.descriptor, true);
-    if (target < 0) return this.#nested();
+  #update(
+    table: TableGeometry,
+    space: TableSpace | null,
+    atHi: number,
+    atLo: number,
+    lo: number,
+    hi: number,
+  ): boolean {
+    if (space !== null) {
+      if (!space.descriptor(this.#virtualHi, this.#virtualLo, true)) return this.#nested();
+      atHi = space.descriptorHi;
+      atLo = space.descriptorLo;
+    }
     const stored = table.bigEndian
-      ? this.#memory.store64(target, swap32(hi), swap32(lo))
-      : this.#memory.store64(target, lo >>> 0, hi);
-    return stored || this.#abort(target);
+      ? this.#memory.store64(addressOf(atHi, atLo), swap32(hi), swap32(lo))
+      : this.#memory.store64(addressOf(atHi, atLo), lo >>> 0, hi >>> 0);
+    return stored || this.#abort(atHi, atLo);
   }
 
   #end(fault: WalkFault): false {
@@ -233,8 +275,8 @@ export class Stage1Walker {
     return false;
   }
 
-  #abort(address: number): false {
-    this.fetchAddress = address;
+  #abort(hi: number, lo: number): false {
+    this.fetchAddress = addressOf(hi, lo);
     return this.#end(WALK_FAULT.EXTERNAL_ABORT);
   }
 }

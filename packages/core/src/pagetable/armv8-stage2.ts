@@ -8,14 +8,19 @@ import {
   DESC_CONTIGUOUS_HI,
   DESC_DBM_HI,
   DESC_TABLE,
+  DESC_TYPE,
   DESC_VALID,
   HIGH_BITS,
   PERM_WRITE,
   type TableGeometry,
   WALK_FAULT,
   type WalkFault,
+  aboveHi,
+  aboveLo,
+  addressHi,
+  addressOf,
   contiguousBits,
-  outputAddress,
+  levelOf,
   swap32,
 } from './armv8.ts';
 
@@ -40,12 +45,21 @@ export interface Stage2Config {
 export interface TableCache {
   /** The level of a table on the way to the address, plus 2; 0 where there is none. Leaves the two fields. */
   find(hi: number, lo: number): number;
-  /** The table's address. */
-  readonly base: number;
+  /** The table's address, as two words. */
+  readonly baseHi: number;
+  readonly baseLo: number;
   /** Hierarchical permissions of the tables above it (stage 1). */
   readonly inherited: number;
   /** Keeps the table at `level`, which resolves the address bits below `regionBits`. */
-  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void;
+  fill(
+    hi: number,
+    lo: number,
+    level: number,
+    baseHi: number,
+    baseLo: number,
+    inherited: number,
+    regionBits: number,
+  ): void;
 }
 
 /**
@@ -53,8 +67,9 @@ export interface TableCache {
  * fields, or false and leaves the fault.
  */
 export class Stage2Walker {
-  /** The start of the leaf in the output space, and log2 of its bytes. */
-  pa = 0;
+  /** The start of the leaf in the output space, by word, and log2 of its bytes. */
+  outHi = 0;
+  outLo = 0;
   leafBits = 0;
   /** log2 of the bytes of the contiguous run that the leaf belongs to, or leafBits. */
   spanBits = 0;
@@ -66,6 +81,7 @@ export class Stage2Walker {
   /** MemAttr[3:0] and Shareability of the descriptor. */
   memAttr = 0;
   sh = 0;
+  /** Why the last walk that failed did. */
   fault: WalkFault = WALK_FAULT.NONE;
   /** The descriptor whose load or store aborted. */
   fetchAddress = 0;
@@ -78,59 +94,69 @@ export class Stage2Walker {
     this.#memory = memory;
   }
 
+  /** The start of the leaf. */
+  get out(): number {
+    return addressOf(this.outHi, this.outLo);
+  }
+
   /**
-   * Translates `ipa`. `need` are the PERM bits that the access has to have; 0 asks for none and so updates no dirty
-   * state. `implicit` says that a stage 1 walk or a CD fetch makes the access (PTW).
+   * Translates the IPA in `hi` and `lo`. `need` are the PERM bits that the access has to have; 0 asks for none and so
+   * updates no dirty state. `implicit` says that a stage 1 walk or a CD fetch makes the access (PTW).
    */
-  walk(config: Stage2Config, ipa: number, need: number, implicit: boolean): boolean {
+  walk(config: Stage2Config, hi: number, lo: number, need: number, implicit: boolean): boolean {
     const table = config.table;
-    if (ipa >= table.inputLimit) return this.#end(WALK_FAULT.TRANSLATION);
-    const hi = (ipa / 0x1_0000_0000) >>> 0;
-    const lo = ipa >>> 0;
-    const { granuleBits, stride, highBits } = table;
-    let level = table.startLevel;
+    if (((hi & table.inputTooHi) | (lo & table.inputTooLo)) !== 0) return this.#end(WALK_FAULT.TRANSLATION);
+    const { granuleBits, stride, highBits, tooHigh, tableMask, indexMask } = table;
+    const word = this.#word;
     let shift = table.startShift;
     let mask = table.startMask;
-    let base = table.base;
+    let baseHi = table.baseHi;
+    let baseLo = table.baseLo;
     if (this.cache !== null) {
       const found = this.cache.find(hi, lo);
       if (found !== 0) {
-        level = found - 2;
-        shift = granuleBits + stride * (3 - level);
-        mask = table.indexMask;
-        base = this.cache.base;
+        shift = granuleBits + stride * (5 - found);
+        mask = indexMask;
+        baseHi = this.cache.baseHi;
+        baseLo = this.cache.baseLo;
       }
     }
-    const firstLevel = level;
+    const firstShift = shift;
     for (;;) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & mask;
-      const address = base + index * 8;
-      if (!this.#memory.load64(address, this.#word)) return this.#abort(address);
-      let dlo = this.#word[0]!;
-      let dhi = this.#word[1]!;
-      if (table.bigEndian) [dlo, dhi] = [swap32(dhi), swap32(dlo)];
-      if ((dlo & (DESC_VALID | DESC_TABLE)) === (DESC_VALID | DESC_TABLE) && level < 3) {
-        base = outputAddress(dlo, dhi, granuleBits, highBits);
-        if (base >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
-        level++;
+      const at = baseLo | (index << 3);
+      if (!this.#memory.load64(addressOf(baseHi, at), word)) return this.#abort(baseHi, at);
+      let dlo = word[0]! | 0;
+      let dhi = word[1]! | 0;
+      if (table.bigEndian) {
+        const low = swap32(dhi);
+        dhi = swap32(dlo);
+        dlo = low;
+      }
+      if ((dlo & DESC_TYPE) === DESC_TYPE && shift > granuleBits) {
+        baseHi = addressHi(dlo, dhi, highBits);
+        baseLo = dlo & tableMask;
+        if ((baseHi & tooHigh) !== 0) return this.#end(WALK_FAULT.ADDRESS_SIZE);
         shift -= stride;
-        mask = table.indexMask;
+        mask = indexMask;
         continue;
       }
-      if (this.cache !== null && level > firstLevel) {
-        this.cache.fill(hi, lo, level, base, 0, shift + stride);
+      const level = levelOf(table, shift);
+      if (this.cache !== null && shift < firstShift) {
+        this.cache.fill(hi, lo, level, baseHi, baseLo, 0, shift + stride);
       }
       if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {
         return this.#end(WALK_FAULT.TRANSLATION);
       }
-      return this.#leaf(config, address, dlo, dhi, level, shift, need, implicit);
+      return this.#leaf(config, baseHi, at, dlo, dhi, level, shift, need, implicit);
     }
   }
 
   #leaf(
     config: Stage2Config,
-    address: number,
+    atHi: number,
+    atLo: number,
     lo: number,
     hi: number,
     level: number,
@@ -139,8 +165,8 @@ export class Stage2Walker {
     implicit: boolean,
   ): boolean {
     const table = config.table;
-    const pa = outputAddress(lo, hi, shift, table.highBits);
-    if (pa >= table.outputLimit) return this.#end(WALK_FAULT.ADDRESS_SIZE);
+    const outHi = addressHi(lo, hi, table.highBits) & aboveHi(shift);
+    if ((outHi & table.tooHigh) !== 0) return this.#end(WALK_FAULT.ADDRESS_SIZE);
     const setAccess = (lo & DESC_AF_LO) === 0 && config.ha;
     if ((lo & DESC_AF_LO) === 0 && !config.ha && !config.affd) return this.#end(WALK_FAULT.ACCESS_FLAG);
     const s2ap = (lo >>> 6) & 3;
@@ -155,11 +181,12 @@ export class Stage2Walker {
     if (setAccess || setDirty) {
       const next = lo | (setAccess ? DESC_AF_LO : 0) | (setDirty ? DESC_BIT7_LO : 0);
       const stored = table.bigEndian
-        ? this.#memory.store64(address, swap32(hi), swap32(next))
-        : this.#memory.store64(address, next >>> 0, hi);
-      if (!stored) return this.#abort(address);
+        ? this.#memory.store64(addressOf(atHi, atLo), swap32(hi), swap32(next))
+        : this.#memory.store64(addressOf(atHi, atLo), next >>> 0, hi >>> 0);
+      if (!stored) return this.#abort(atHi, atLo);
     }
-    this.pa = pa;
+    this.outHi = outHi;
+    this.outLo = lo & aboveLo(shift);
     this.leafBits = shift;
     this.spanBits = shift;
     if ((hi & DESC_CONTIGUOUS_HI) !== 0 && !config.ha) {
@@ -170,7 +197,6 @@ export class Stage2Walker {
     this.clean = clean && !setDirty;
     this.memAttr = memAttr;
     this.sh = config.sh ?? (table.highBits === HIGH_BITS.LPA2 ? 0 : (lo >>> 8) & 3);
-    this.fault = WALK_FAULT.NONE;
     return true;
   }
 
@@ -179,8 +205,8 @@ export class Stage2Walker {
     return false;
   }
 
-  #abort(address: number): false {
-    this.fetchAddress = address;
+  #abort(hi: number, lo: number): false {
+    this.fetchAddress = addressOf(hi, lo);
     return this.#end(WALK_FAULT.EXTERNAL_ABORT);
   }
 }

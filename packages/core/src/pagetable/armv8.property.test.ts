@@ -4,71 +4,22 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import type { PhysicalMemory } from '../memory/physical.ts';
 import { stage1Permissions, stage2Permissions } from './armv8-permissions.ts';
 import { type Stage1Config, type Stage1Region, Stage1Walker, topMasks } from './armv8-stage1.ts';
 import { type Stage2Config, Stage2Walker } from './armv8-stage2.ts';
-import { type GranuleBits, stage1StartLevel, stage2StartLevel, tableGeometry } from './armv8.ts';
+import {
+  type GranuleBits,
+  aboveHi,
+  aboveLo,
+  stage1StartLevel,
+  stage2StartLevel,
+  tableGeometry,
+} from './armv8.ts';
+import { HashedMemory } from './hashed-memory.ts';
 
 const long =
   (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===
   '1';
-
-/** Memory in which every word is a descriptor that `seed` and its address decide, until something is stored there. */
-class HashedMemory implements PhysicalMemory {
-  readonly stored = new Map<bigint, bigint>();
-  readonly #seed: number;
-  readonly #addressBits: number;
-
-  constructor(seed: number, addressBits: number) {
-    this.#seed = seed;
-    this.#addressBits = addressBits;
-  }
-
-  word(address: bigint): bigint {
-    const stored = this.stored.get(address);
-    if (stored !== undefined) return stored;
-    let state = (Number(address % 0xffff_fffbn) ^ this.#seed) >>> 0;
-    const random = (): number => {
-      state = (state + 0x6d2b_79f5) >>> 0;
-      let t = Math.imul(state ^ (state >>> 15), 1 | state);
-      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-      return (t ^ (t >>> 14)) >>> 0;
-    };
-    const kind = random() % 64;
-    let value = (BigInt(random()) << 32n) | BigInt(random());
-    // Mostly valid, mostly tables, mostly accessed and readable, mostly with addresses that fit.
-    value = kind === 0 ? value & ~1n : value | 1n;
-    value = kind < 62 ? value | 2n : value & ~2n;
-    if (random() % 10 !== 0) value |= 1n << 10n;
-    if (random() % 6 !== 0) value |= 1n << 6n;
-    if (random() % 16 !== 0)
-      value &= ~(((1n << 48n) - 1n) ^ ((1n << BigInt(Math.min(48, this.#addressBits))) - 1n));
-    if (random() % 64 !== 0) value &= ~(0xf000n | (3n << 48n) | (3n << 8n));
-    return value;
-  }
-
-  aborts(address: bigint): boolean {
-    return (address >> 4n) % 97n === 7n;
-  }
-
-  load64(pa: number, out: Uint32Array): boolean {
-    const address = BigInt(pa);
-    if (this.aborts(address)) return false;
-    const value = this.word(address);
-    out[0] = Number(value & 0xffff_ffffn);
-    out[1] = Number(value >> 32n);
-    return true;
-  }
-
-  store64(pa: number, lo: number, hi: number): boolean {
-    this.stored.set(BigInt(pa), (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0));
-    return true;
-  }
-
-  read = (): boolean => false;
-  write = (): boolean => false;
-}
 
 // --- the plain walker ---
 
@@ -409,13 +360,20 @@ function fast(memory: HashedMemory, c: Case): Outcome {
     };
   };
   if (c.s1 === null) {
-    if (!walker2.walk(second!, Number(c.address), needOf(c.access), false)) return outcome2();
-    return found(walker2, walker2.pa, c.address);
+    const [hi, lo] = [Number(c.address >> 32n), Number(c.address & 0xffff_ffffn)];
+    if (!walker2.walk(second!, hi, lo, needOf(c.access), false)) return outcome2();
+    return found(walker2, walker2.out, c.address);
   }
   const walker1 = new Stage1Walker(memory);
   const space = second && {
-    descriptorAddress: (ipa: number, write: boolean): number =>
-      walker2.walk(second, ipa, write ? 9 | 18 : 9, true) ? walker2.pa + (ipa % 2 ** walker2.leafBits) : -1,
+    descriptorHi: 0,
+    descriptorLo: 0,
+    descriptor(hi: number, lo: number, write: boolean): boolean {
+      if (!walker2.walk(second, hi, lo, write ? 9 | 18 : 9, true)) return false;
+      this.descriptorHi = walker2.outHi | (hi & ~aboveHi(walker2.leafBits));
+      this.descriptorLo = walker2.outLo | (lo & ~aboveLo(walker2.leafBits));
+      return true;
+    },
   };
   const hi = Number(c.address >> 32n);
   const lo = Number(c.address & 0xffff_ffffn);

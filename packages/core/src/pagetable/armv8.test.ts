@@ -161,7 +161,15 @@ describe('walks', () => {
     ram.store64(0x3000 + 8 * 3, 0x9000 | 0xc47 | (1 << 2) | (3 << 8), 0);
     const walker = new Stage1Walker(ram);
     expect(walker.walk(stage1, 0, 0x4040_3010, PERM.UR, null)).toBe(true);
-    expect(walker).toMatchObject({ out: 0x9000, leafBits: 12, level: 3, mair: 0x44, sh: 3, nonGlobal: true });
+    expect(walker).toMatchObject({
+      outHi: 0,
+      outLo: 0x9000,
+      leafBits: 12,
+      level: 3,
+      mair: 0x44,
+      sh: 3,
+      nonGlobal: true,
+    });
   });
 
   it('set the Access flag and the dirty state where hardware manages them', () => {
@@ -212,10 +220,10 @@ describe('walks', () => {
     };
     ram.store64(0x4000, 0xc1 | (1 << 2), 0);
     const walker = new Stage2Walker(ram);
-    expect(walker.walk(stage2, 0x1000, PERM.PR, false)).toBe(true);
-    expect(walker).toMatchObject({ pa: 0, leafBits: 30, memAttr: 1, level: 1 });
-    expect(walker.walk(stage2, 0x1000, PERM.PR, true)).toBe(false);
+    expect(walker.walk(stage2, 0, 0x1000, PERM.PR, false)).toBe(true);
+    expect(walker).toMatchObject({ outLo: 0, leafBits: 30, memAttr: 1, level: 1 });
+    expect(walker.walk(stage2, 0, 0x1000, PERM.PR, true)).toBe(false);
     expect(walker.fault).toBe(WALK_FAULT.PERMISSION);
-    expect(walker.walk({ ...stage2, ptw: false }, 0x1000, PERM.PR, true)).toBe(true);
+    expect(walker.walk({ ...stage2, ptw: false }, 0, 0x1000, PERM.PR, true)).toBe(true);
   });
 });

@@ -29,6 +29,8 @@ export const PERM_EXECUTE = PERM.PX | PERM.UX;
 export const DESC_VALID = 1;
 /** Table above level 3, page at level 3. */
 export const DESC_TABLE = 2;
+/** DESC_VALID and DESC_TABLE. */
+export const DESC_TYPE = 3;
 export const DESC_AF_LO = 1 << 10;
 /** Stage 1 AP[2] (read-only); stage 2 S2AP[1] (writable). */
 export const DESC_BIT7_LO = 1 << 7;
@@ -55,10 +57,16 @@ export interface TableGeometry {
   readonly blockLevel: number;
   /** Where descriptors hold address bits above 47. */
   readonly highBits: HighBits;
-  /** Input addresses (of stage 2) must be below it: 2^inputBits. */
-  readonly inputLimit: number;
-  /** Output addresses must be below it: 2^(effective output size). */
-  readonly outputLimit: number;
+  /** Bits that input addresses (of stage 2) must not have, by word. */
+  readonly inputTooHi: number;
+  readonly inputTooLo: number;
+  /** `base` as two words. */
+  readonly baseHi: number;
+  readonly baseLo: number;
+  /** Bits 51:32 of an address, as bits 19:0, that the output size has no room for. */
+  readonly tooHigh: number;
+  /** Bits 31:0 of the address of a table of one granule. */
+  readonly tableMask: number;
   readonly bigEndian: boolean;
 }
 
@@ -96,6 +104,7 @@ export function tableGeometry(options: TableOptions): TableGeometry {
   const alignment = 2 ** Math.max(startBits + 3, options.outputBits === 52 ? 6 : 4);
   // DDI 0487 AArch64.PhysicalAddressSize(): descriptors without high bits cannot say more than 48 bits.
   const outputBits = highBits === HIGH_BITS.NONE ? Math.min(options.outputBits, 48) : options.outputBits;
+  const base = options.base - (options.base % alignment);
   return {
     granuleBits,
     stride,
@@ -104,11 +113,15 @@ export function tableGeometry(options: TableOptions): TableGeometry {
     startShift,
     startMask: 2 ** startBits - 1,
     indexMask: 2 ** stride - 1,
-    base: options.base - (options.base % alignment),
+    base,
+    baseHi: Math.floor(base / 0x1_0000_0000),
+    baseLo: base | 0,
+    tooHigh: 0xf_ffff & ~(2 ** (outputBits - 32) - 1),
+    tableMask: -1 << granuleBits,
     blockLevel: lowestBlockLevel(granuleBits, ds, options.physicalBits),
     highBits,
-    inputLimit: 2 ** inputBits,
-    outputLimit: 2 ** outputBits,
+    inputTooHi: inputBits > 32 ? -1 << (inputBits - 32) : -1,
+    inputTooLo: inputBits < 32 ? -1 << inputBits : 0,
     bigEndian: options.bigEndian ?? false,
   };
 }
@@ -178,17 +191,32 @@ export function contiguousBits(granuleBits: GranuleBits, level: number, leafBits
   return level >= 2 ? leafBits + 5 : leafBits;
 }
 
-/**
- * The output address of a descriptor whose low `bits` bits are zero: the granule for a table, the leaf's size for a
- * leaf. `lo` and `hi` are its words.
- */
-export function outputAddress(lo: number, hi: number, bits: number, highBits: HighBits): number {
-  const below = bits < 32 ? (lo & (-1 << bits)) >>> 0 : 0;
-  const above = bits < 32 ? hi & 0xffff : hi & 0xffff & (-1 << (bits - 32));
-  const address = above * 0x1_0000_0000 + below;
-  if (highBits === 0) return address;
+/** Bits 51:32 of a descriptor's address, as bits 19:0. */
+export function addressHi(lo: number, hi: number, highBits: HighBits): number {
+  if (highBits === 0) return hi & 0xffff;
   const top = highBits === 1 ? (lo >>> 12) & 15 : (((lo >>> 8) & 3) << 2) | ((hi >>> 16) & 3);
-  return address + top * 0x1_0000_0000_0000;
+  return (hi & 0xffff) | (top << 16);
+}
+
+/** The level whose index starts at bit `shift` of the address. */
+export function levelOf(table: TableGeometry, shift: number): number {
+  // A division would cost more than most walks' last level does.
+  if (shift === table.granuleBits) return 3;
+  return 3 - (shift - table.granuleBits) / table.stride;
+}
+
+/** An address from its words: bits 51:32, and 31:0 as any 32-bit integer. Mostly the former are zero. */
+export function addressOf(hi: number, lo: number): number {
+  return hi === 0 ? lo >>> 0 : hi * 0x1_0000_0000 + (lo >>> 0);
+}
+
+/** The bits of an address, by word, that are not an offset in 2^bits bytes. */
+export function aboveLo(bits: number): number {
+  return bits < 32 ? -1 << bits : 0;
+}
+
+export function aboveHi(bits: number): number {
+  return bits <= 32 ? -1 : -1 << (bits - 32);
 }
 
 /** Swaps the bytes of a word: tables may be big-endian. */

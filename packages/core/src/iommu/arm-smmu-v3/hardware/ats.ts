@@ -15,7 +15,8 @@ import {
   isIllegal,
 } from './stream-config.ts';
 import type { EventRecord, Outcome, Terminated, Transaction } from './transaction.ts';
-import type { Context, TranslationFault, Translator } from './translator.ts';
+import type { Context, TranslationFault } from './context.ts';
+import type { Translator } from './translator.ts';
 
 /** An ATS Translation Request. `write` is NW == 0; the last two count with a PASID alone. */
 export interface AtsRequest {
@@ -199,7 +200,7 @@ export class Ats {
     const { stream } = context;
     const translator = this.#translator;
     const bypassed = context.cd === null;
-    if (bypassed && (hi >>> 0) * 0x1_0000_0000 + (lo >>> 0) >= 2 ** this.#features.oas) {
+    if (bypassed && (hi >>> 0) * 0x1_0000_0000 + (lo >>> 0) >= this.#features.physicalLimit) {
       return this.#denied(request);
     }
     const pasid = hasPasid(request);
@@ -220,9 +221,8 @@ export class Ats {
     const write = request.write && (granted & PERM.PW) !== 0;
     if (!read && !write) return this.#denied(request);
     const base = eats === EATS.SPLIT ? translator.ipa : translator.pa;
-    const offset = 2 ** translator.sizeBits - translator.bytes;
     return {
-      translated: base - offset,
+      translated: base - translator.offset,
       sizeBits: translator.sizeBits,
       read,
       write,
@@ -249,7 +249,7 @@ export class Ats {
     const state = this.#state();
     if (!state.enabled || !this.#features.ats) return this.#forbid(transaction, null);
     const address = (transaction.hi >>> 0) * 0x1_0000_0000 + (transaction.lo >>> 0);
-    if (!state.atschk) return this.#pass(address);
+    if (!state.atschk) return this.#pass(address, transaction.lo);
     const stream = this.#table.stream(transaction.streamId);
     if (stream === null) return this.#abortConfig(transaction, state);
     if (isIllegal(stream.config)) {
@@ -259,18 +259,18 @@ export class Ats {
     if (aborts(stream.config)) return ABORTED;
     const eats = effectiveEats(stream.config, state.atschk);
     if (eats === EATS.ABORT) return this.#forbid(transaction, stream.config);
-    if (eats === EATS.TRANS) return this.#pass(address);
+    if (eats === EATS.TRANS) return this.#pass(address, transaction.lo);
     return this.#splitStage(stream, transaction, address);
   }
 
   /** Address bits above the OAS abort without an event (§3.9.1.1). Attributes are the fixed, incoming ones. */
-  #pass(address: number): Outcome {
-    if (address >= 2 ** this.#features.oas) return ABORTED;
+  #pass(address: number, lo: number): Outcome {
+    if (address >= this.#features.physicalLimit) return ABORTED;
     return {
       kind: 'translated',
       pa: address,
       attributes: DEFAULT_INPUT,
-      bytes: 2 ** this.#stu - (address % 2 ** this.#stu),
+      bytes: (1 << this.#stu) - (lo & ((1 << this.#stu) - 1)),
     };
   }
 
@@ -300,7 +300,7 @@ export class Ats {
       const event = translationEvent(fault, plain, attributes, null);
       return { kind: 'terminated', abort: true, event, recorded: this.#record(event, config) };
     };
-    if (address >= 2 ** this.#features.oas) return end(ADDRESS_SIZE);
+    if (address >= this.#features.physicalLimit) return end(ADDRESS_SIZE);
     const one = attributes.instruction ? PERM.PX : write ? PERM.PW : PERM.PR;
     const need = attributes.privileged ? one : one << 3;
     const context = this.#table.stage2Context(stream);

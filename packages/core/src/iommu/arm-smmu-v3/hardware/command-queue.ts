@@ -57,7 +57,7 @@ export class CommandQueue {
     const prod = this.#registers.get(OFFSET.CMDQ_PROD);
     const cons = this.#registers.get(OFFSET.CMDQ_CONS);
     // Inconsistent indexes: nothing is consumed while they are (§3.5.1).
-    return !queueEmpty(prod, cons, log2) && queueCount(prod, cons, log2) <= 2 ** log2;
+    return !queueEmpty(prod, cons, log2) && queueCount(prod, cons, log2) <= 1 << log2;
   }
 
   /** Consumes at most `budget` commands; answers how many it did. */

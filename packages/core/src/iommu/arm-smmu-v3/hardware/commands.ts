@@ -1,7 +1,7 @@
 // What each command does (chapter 4). A command that cannot be consumed answers with the error for CMDQ_CONS.ERR.
 
 import { readField } from '../../../base/bit-fields.ts';
-import { type AddressRange, addressRange } from '../../cache.ts';
+import { type AddressRange, POW2, addressRange } from '../../cache.ts';
 import {
   ATC_INV_ALL,
   CFGI_ALL,
@@ -209,8 +209,8 @@ export class Commands {
   #range(words: Uint32Array, scope: TlbScope, hi: number): AddressRange {
     const lo = words[2]! & ~0xfff;
     if (scope.tg === TLBI_TG.ANY) return { startHi: hi | 0, startLo: lo, lastHi: hi | 0, lastLo: lo };
-    const granule = 2 ** (10 + 2 * scope.tg);
-    const bytes = (readField(CMD_TLBI.NUM, words) + 1) * 2 ** this.#scale(words) * granule;
+    const granule = 1 << (10 + 2 * scope.tg);
+    const bytes = (readField(CMD_TLBI.NUM, words) + 1) * POW2[this.#scale(words)]! * granule;
     return addressRange(hi | 0, lo, bytes);
   }
 

@@ -3,6 +3,7 @@
 
 import { readAddress, readField } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
+import { type Stage1Region, needsCare } from '../../../pagetable/armv8-stage1.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CD_BYTES, CD_WORDS, L1CD, L1CD_BYTES } from '../spec/cd.ts';
 import { EVENT } from '../spec/events.ts';
@@ -13,7 +14,8 @@ import { type ContextConfig, decodeCd } from './context-config.ts';
 import type { Iotlb } from './iotlb.ts';
 import { type Illegal, type StreamConfig, decodeSte, isIllegal } from './stream-config.ts';
 import type { EventType } from './transaction.ts';
-import type { Context, Translator } from './translator.ts';
+import type { Context } from './context.ts';
+import type { Translator } from './translator.ts';
 
 /** Why no context could be found. */
 export interface ConfigFault {
@@ -55,6 +57,7 @@ export interface StreamTableBase {
 }
 
 const NO_SUBSTREAM = -1;
+const NO_STREAM = -1;
 
 export class ConfigTable {
   /** The stream fault or CD fault of the last lookup that failed; null where `translator.fault` has it. */
@@ -71,6 +74,10 @@ export class ConfigTable {
   readonly #words = new Uint32Array(STE_WORDS);
   readonly #pair = new Uint32Array(2);
   #contexts = 0;
+  /** The context of the last transaction: most follow others of their stream. */
+  #lastStream = NO_STREAM;
+  #lastKey = 0;
+  #last: Context | undefined = undefined;
 
   constructor(
     memory: PhysicalMemory,
@@ -90,7 +97,21 @@ export class ConfigTable {
 
   /** The cached context of a stream and substream, or undefined. */
   cached(streamId: number, substreamId: number | null): Context | undefined {
-    return this.#streams.get(streamId)?.contexts.get(substreamId ?? NO_SUBSTREAM);
+    const key = substreamId ?? NO_SUBSTREAM;
+    if (streamId === this.#lastStream && key === this.#lastKey) return this.#last;
+    const context = this.#streams.get(streamId)?.contexts.get(key);
+    if (context !== undefined) {
+      this.#lastStream = streamId;
+      this.#lastKey = key;
+      this.#last = context;
+    }
+    return context;
+  }
+
+  /** A context may have gone: the last one used counts no longer. */
+  #forgetLast(): void {
+    this.#lastStream = NO_STREAM;
+    this.#last = undefined;
   }
 
   /** The STE of a stream, from the cache or the table; null with `fault`. */
@@ -99,7 +120,7 @@ export class ConfigTable {
     if (known !== undefined) return known;
     const address = this.#steAddress(streamId);
     if (address < 0) return null;
-    if (address >= 2 ** this.#features.oas || !this.#load(address, STE_WORDS)) {
+    if (address >= this.#features.physicalLimit || !this.#load(address, STE_WORDS)) {
       return this.#fail(EVENT.F_STE_FETCH, 'the STE could not be read', address);
     }
     const config = decodeSte(this.#words, this.#features, this.base.e2h);
@@ -145,7 +166,7 @@ export class ConfigTable {
     if (known !== undefined) return known;
     const { base, log2Size, split } = this.base;
     const address = alignDown(base, Math.max(6, log2Size - split + 3)) + index * L1STD_BYTES;
-    if (address >= 2 ** this.#features.oas || !this.#memory.load64(address, this.#pair)) {
+    if (address >= this.#features.physicalLimit || !this.#memory.load64(address, this.#pair)) {
       return this.#fail(EVENT.F_STE_FETCH, 'the level 1 Stream table could not be read', address);
     }
     const l1 = { span: readField(L1STD.Span, this.#pair), l2ptr: readAddress(L1STD.L2Ptr, this.#pair) };
@@ -187,7 +208,25 @@ export class ConfigTable {
   #makeContext(stream: StreamConfig, cd: ContextConfig | null): Context {
     const regime = this.#iotlb.regime(stream.world, stream.vmid);
     const asid = this.#iotlb.asid(regime, cd?.asid ?? 0);
-    return { stream, cd, regime, asid, global: regime.globals[cd?.aset === 1 ? 1 : 0] };
+    const plain = stream.overrides === null;
+    const lower = cd?.stage1.regions[0] ?? null;
+    const upper = cd?.stage1.regions[1] ?? null;
+    const quick = (region: Stage1Region | null): Stage1Region | null =>
+      region === null || !plain || needsCare(region) ? null : region;
+    return {
+      stream,
+      cd,
+      regime,
+      asid,
+      global: regime.globals[cd?.aset === 1 ? 1 : 0],
+      plain,
+      lower,
+      upper,
+      quickLower: quick(lower),
+      // With one half, bit 55 says nothing: its own check sees it.
+      quickUpper: quick(upper),
+      va: regime.va,
+    };
   }
 
   /** Stage 2 alone, whatever stage 1 is: Translated transactions of split-stage ATS (§13.6.3). */
@@ -267,7 +306,7 @@ export class ConfigTable {
       stream.l1cds.set(l1index, l1);
     }
     // The SubstreamID that came in, or 0 where S1DSS led here (§7.3.9).
-    if (!l1.valid || l1.l2ptr >= 2 ** this.#features.oas) {
+    if (!l1.valid || l1.l2ptr >= this.#features.physicalLimit) {
       this.#fail(EVENT.C_BAD_SUBSTREAMID, 'the level 1 CD descriptor is invalid', 0, substreamId ?? 0);
       return -1;
     }
@@ -301,6 +340,7 @@ export class ConfigTable {
   }
 
   #drop(streamId: number): void {
+    this.#forgetLast();
     const stream = this.#streams.get(streamId);
     if (stream === undefined) return;
     this.#contexts -= stream.cds.size + stream.contexts.size;
@@ -309,6 +349,7 @@ export class ConfigTable {
 
   /** Lets every CD go where there is no more room for them. */
   #forgetContexts(): void {
+    this.#forgetLast();
     this.#contexts = 0;
     for (const stream of this.#streams.values()) {
       stream.cds.clear();
@@ -320,6 +361,7 @@ export class ConfigTable {
 
   /** The IOTLB gave up its tags: contexts that hold them are made anew. CDs stay. */
   forgetTags(): void {
+    this.#forgetLast();
     for (const stream of this.#streams.values()) {
       this.#contexts -= stream.contexts.size;
       stream.contexts.clear();
@@ -346,6 +388,7 @@ export class ConfigTable {
 
   /** CMD_CFGI_CD (§4.3.3). */
   invalidateCd(streamId: number, substreamId: number, leaf: boolean): void {
+    this.#forgetLast();
     const stream = this.#streams.get(streamId);
     if (stream === undefined) return;
     if (stream.cds.delete(substreamId)) this.#contexts--;
@@ -359,6 +402,7 @@ export class ConfigTable {
 
   /** CMD_CFGI_CD_ALL (§4.3.4). */
   invalidateCds(streamId: number): void {
+    this.#forgetLast();
     const stream = this.#streams.get(streamId);
     if (stream === undefined) return;
     this.#contexts -= stream.cds.size;
@@ -370,6 +414,7 @@ export class ConfigTable {
   }
 
   invalidateAll(): void {
+    this.#forgetLast();
     this.#streams.clear();
     this.#l1stds.clear();
     this.#contexts = 0;

@@ -180,6 +180,8 @@ export interface SmmuV3Features {
   readonly ds: boolean;
   /** Bits of physical addresses; the IAS too, as AArch32 tables are not there (§3.4). */
   readonly oas: number;
+  /** 2^oas */
+  readonly physicalLimit: number;
   /** Granules by their log2. */
   readonly granules: ReadonlySet<number>;
   /** 52-bit virtual addresses. */
@@ -281,6 +283,7 @@ export function smmuV3Features(config: SmmuV3Config): SmmuV3Features {
     epan: has(3, IDR3.EPAN),
     ds: has(5, IDR5.DS),
     oas: ADDRESS_BITS[get(5, IDR5.OAS)]!,
+    physicalLimit: 2 ** ADDRESS_BITS[get(5, IDR5.OAS)]!,
     granules,
     vax: has(5, IDR5.VAX),
     stallMax: get(5, IDR5.STALL_MAX),

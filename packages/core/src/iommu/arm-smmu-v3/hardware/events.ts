@@ -12,7 +12,7 @@ import {
 } from '../spec/events.ts';
 import type { ConfigFault } from './config-table.ts';
 import type { EventRecord, EventType, Transaction } from './transaction.ts';
-import type { TranslationFault } from './translator.ts';
+import type { TranslationFault } from './context.ts';
 
 /** The name of an event, such as `F_TRANSLATION`. */
 export function eventName(type: number): string {

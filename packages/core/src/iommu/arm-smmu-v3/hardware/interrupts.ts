@@ -116,7 +116,7 @@ export class Interrupts {
   #send(msi: Msi): boolean {
     if (this.#trace !== null && this.#trace.active) this.#trace.emit({ kind: 'msi', unit: 'smmuv3', ...msi });
     // Addresses are truncated to the OAS (§3.4.3).
-    const address = msi.address % 2 ** this.#features.oas;
+    const address = msi.address % this.#features.physicalLimit;
     if (this.#onMsi({ address, data: msi.data })) return true;
     for (let i = 0; i < 4; i++) this.#bytes[i] = (msi.data >>> (8 * i)) & 0xff;
     return this.#memory.write(address, this.#bytes);

@@ -12,6 +12,7 @@ import {
 } from '../../cache.ts';
 import type { TableCache } from '../../../pagetable/armv8-stage2.ts';
 import type { Trace } from '../../../trace/trace.ts';
+import type { Context } from './context.ts';
 import { WORLD, type World } from './stream-config.ts';
 
 /** A number that entries of one address space carry; a new one makes them unreachable. */
@@ -32,6 +33,9 @@ export interface Regime {
   /** Global entries, by CD.ASET: they match any ASID of their set (§3.17.1). */
   readonly globals: readonly [Tag, Tag];
 }
+
+/** PERM bits of stage 2 in an entry's permissions. */
+export const STAGE2_SHIFT = 6;
 
 /** Entry flags. */
 export const ENTRY = {
@@ -61,6 +65,8 @@ export class TlbStore {
   readonly stage2: Uint8Array;
   /** The space in the parts cache, of split entries. */
   readonly part: Int32Array;
+  /** All that a hit mostly needs: see fastWord(). */
+  readonly fast: Int32Array;
 
   constructor(entries: number) {
     this.cache = new TranslationCache(entries);
@@ -73,7 +79,19 @@ export class TlbStore {
     this.stage1 = new Uint16Array(capacity);
     this.stage2 = new Uint8Array(capacity);
     this.part = new Int32Array(capacity);
+    this.fast = new Int32Array(capacity);
   }
+}
+
+/** In a fast word: the entry has more to it than the word tells. */
+export const SLOW = 1 << 6;
+
+/**
+ * PERM bits that every stage grants in 5:0, log2 of the entry's bytes in 11:7, in 31:16 the attributes for a transaction
+ * without any of its own. Clean pages, and what is larger than a word can hold, are SLOW.
+ */
+export function fastWord(permissions: number, sizeBits: number, attributes: number, clean: boolean): number {
+  return clean || sizeBits > 30 ? SLOW : permissions | (sizeBits << 7) | (attributes << 16);
 }
 
 /** `info` of an entry: the granule as CMD_TLBI_* encodes TG in 1:0, the level in 3:2. */
@@ -87,6 +105,7 @@ export interface TlbScope {
   readonly tg: number;
   readonly ttl: number;
 }
+const NO_REGIME: readonly Regime[] = [];
 const EVERYTHING: InfoFilter = { mask: 0, value: 0 };
 
 /** Regimes and address spaces that are remembered before the whole IOTLB starts over. */
@@ -103,6 +122,7 @@ export class Iotlb {
   onStartOver: (() => void) | null = null;
   readonly #numbers = new TagNumbers(IPA_SPACE + 1);
   readonly #regimes = new Map<number, Regime>();
+  readonly #one: Regime[] = [];
   #spaces = 0;
 
   constructor(entries: number, tables: boolean, trace: Trace | null) {
@@ -172,15 +192,17 @@ export class Iotlb {
     return tag;
   }
 
-  *#vmids(vmid: number, wildcard: number): Iterable<Regime> {
-    if (wildcard === 0) {
-      const one = this.#regimes.get(vmid);
-      if (one !== undefined) yield one;
-      return;
+  /** The regimes that a command means; the next call may use the same array again. */
+  #select(world: World, vmid: number, wildcard: number): readonly Regime[] {
+    if (world === WORLD.NS_EL1 && wildcard > 0) {
+      return [...this.#regimes.values()].filter(
+        (regime) => regime.world === WORLD.NS_EL1 && regime.vmid >>> wildcard === vmid >>> wildcard,
+      );
     }
-    for (const regime of this.#regimes.values()) {
-      if (regime.world === WORLD.NS_EL1 && regime.vmid >>> wildcard === vmid >>> wildcard) yield regime;
-    }
+    const one = this.#regimes.get(world === WORLD.NS_EL1 ? vmid : 0x1_0000 + world);
+    if (one === undefined) return NO_REGIME;
+    this.#one[0] = one;
+    return this.#one;
   }
 
   #dropVa(regime: Regime): void {
@@ -195,12 +217,12 @@ export class Iotlb {
 
   /** CMD_TLBI_NH_ALL: all stage 1 (and combined) entries of a VMID. */
   invalidateVmidVa(vmid: number, wildcard: number): void {
-    for (const regime of this.#vmids(vmid, wildcard)) this.#dropVa(regime);
+    for (const regime of this.#select(WORLD.NS_EL1, vmid, wildcard)) this.#dropVa(regime);
   }
 
   /** CMD_TLBI_S12_VMALL: all entries of a VMID. */
   invalidateVmid(vmid: number, wildcard: number): void {
-    for (const regime of this.#vmids(vmid, wildcard)) {
+    for (const regime of this.#select(WORLD.NS_EL1, vmid, wildcard)) {
       this.#dropVa(regime);
       this.#dropIpa(regime);
     }
@@ -223,18 +245,9 @@ export class Iotlb {
     }
   }
 
-  #el2(world: World): Iterable<Regime> {
-    const regime = this.#regimes.get(0x1_0000 + world);
-    return regime === undefined ? [] : [regime];
-  }
-
-  #regimesOf(world: World, vmid: number, wildcard: number): Iterable<Regime> {
-    return world === WORLD.NS_EL1 ? this.#vmids(vmid, wildcard) : this.#el2(world);
-  }
-
   /** CMD_TLBI_NH_ASID, CMD_TLBI_EL2_ASID: non-global entries of an ASID. */
   invalidateAsid(world: World, vmid: number, wildcard: number, asid: number): void {
-    for (const regime of this.#regimesOf(world, vmid, wildcard)) {
+    for (const regime of this.#select(world, vmid, wildcard)) {
       const tag = regime.asids.get(asid);
       if (tag !== undefined) tag.id = this.#numbers.take();
     }
@@ -249,7 +262,7 @@ export class Iotlb {
     range: AddressRange,
     scope: TlbScope,
   ): void {
-    for (const regime of this.#regimesOf(world, vmid, wildcard)) {
+    for (const regime of this.#select(world, vmid, wildcard)) {
       // Global entries go whatever the ASID (§4.4.2.4).
       const space = asid === null ? ANY_SPACE : (this.asidIfKnown(regime, asid)?.id ?? 0);
       const [first, second] = regime.globals;
@@ -260,7 +273,7 @@ export class Iotlb {
 
   /** CMD_TLBI_S2_IPA: stage 2 entries by IPA. Combined entries stay (§4.4.3.1). */
   invalidateIpa(vmid: number, wildcard: number, range: AddressRange, scope: TlbScope): void {
-    for (const regime of this.#vmids(vmid, wildcard)) {
+    for (const regime of this.#select(WORLD.NS_EL1, vmid, wildcard)) {
       removeLeaves(this.ipas.cache, regime.ipa, ANY_SPACE, 0, 0, range, scope);
       if (!scope.leafOnly) this.tables?.remove(regime.ipaTables, ANY_SPACE, range, scope);
     }
@@ -274,6 +287,26 @@ export class Iotlb {
   regimes(): Iterable<Regime> {
     return this.#regimes.values();
   }
+}
+
+/** Tells of an entry that was made. */
+export function traceFill(
+  trace: Trace,
+  cache: string,
+  context: Context,
+  hi: number,
+  lo: number,
+  bits: number,
+): void {
+  trace.emit({
+    kind: 'cache-fill',
+    cache,
+    vmid: context.regime.vmid,
+    asid: context.cd?.asid ?? null,
+    hi: hi >>> 0,
+    lo: lo >>> 0,
+    bits,
+  });
 }
 
 function traceEvictions(trace: Trace, name: string, cache: TranslationCache): void {
@@ -311,20 +344,22 @@ function removeLeaves(
 /** Tables on the way to leaves, of both stages. */
 export class TableStore {
   readonly cache: TranslationCache;
-  readonly #base: Float64Array;
+  readonly #baseHi: Int32Array;
+  readonly #baseLo: Int32Array;
   readonly #inherited: Uint8Array;
   readonly #level: Int8Array;
 
   constructor(entries: number) {
     this.cache = new TranslationCache(entries);
-    this.#base = new Float64Array(this.cache.capacity);
+    this.#baseHi = new Int32Array(this.cache.capacity);
+    this.#baseLo = new Int32Array(this.cache.capacity);
     this.#inherited = new Uint8Array(this.cache.capacity);
     this.#level = new Int8Array(this.cache.capacity);
   }
 
   /** A view of one address space, for a walker. */
   view(): TableView {
-    return new TableView(this.cache, this.#base, this.#inherited, this.#level);
+    return new TableView(this.cache, this.#baseHi, this.#baseLo, this.#inherited, this.#level);
   }
 
   /** Table descriptors from the start of the walk to the level before TTL's; all where TTL is 0 (§4.4.1.1). */
@@ -341,19 +376,28 @@ export class TableStore {
 }
 
 export class TableView implements TableCache {
-  base = 0;
+  baseHi = 0;
+  baseLo = 0;
   inherited = 0;
   granuleBits = 12;
   readonly #cache: TranslationCache;
-  readonly #bases: Float64Array;
+  readonly #basesHi: Int32Array;
+  readonly #basesLo: Int32Array;
   readonly #inheriteds: Uint8Array;
   readonly #levels: Int8Array;
   #domain: CacheDomain = new CacheDomain(0);
   #space = 0;
 
-  constructor(cache: TranslationCache, bases: Float64Array, inherited: Uint8Array, levels: Int8Array) {
+  constructor(
+    cache: TranslationCache,
+    basesHi: Int32Array,
+    basesLo: Int32Array,
+    inherited: Uint8Array,
+    levels: Int8Array,
+  ) {
     this.#cache = cache;
-    this.#bases = bases;
+    this.#basesHi = basesHi;
+    this.#basesLo = basesLo;
     this.#inheriteds = inherited;
     this.#levels = levels;
   }
@@ -368,14 +412,24 @@ export class TableView implements TableCache {
   find(hi: number, lo: number): number {
     const slot = this.#cache.lookup(this.#domain, this.#space, 0, hi, lo);
     if (slot < 0) return 0;
-    this.base = this.#bases[slot]!;
+    this.baseHi = this.#basesHi[slot]!;
+    this.baseLo = this.#basesLo[slot]!;
     this.inherited = this.#inheriteds[slot]!;
     return this.#levels[slot]! + 2;
   }
 
-  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
+  fill(
+    hi: number,
+    lo: number,
+    level: number,
+    baseHi: number,
+    baseLo: number,
+    inherited: number,
+    regionBits: number,
+  ): void {
     const slot = this.#cache.insert(this.#domain, this.#space, hi, lo, regionBits);
-    this.#bases[slot] = base;
+    this.#basesHi[slot] = baseHi;
+    this.#basesLo[slot] = baseLo;
     this.#inheriteds[slot] = inherited;
     this.#levels[slot] = level;
     this.#cache.info[slot] = entryInfo(this.granuleBits, level);

@@ -37,7 +37,8 @@ import type {
   Terminated,
   Transaction,
 } from './transaction.ts';
-import { type Context, type TranslationFault, Translator } from './translator.ts';
+import type { Context, TranslationFault } from './context.ts';
+import { Translator } from './translator.ts';
 
 export interface SmmuV3Options {
   readonly memory: PhysicalMemory;
@@ -174,6 +175,7 @@ export class SmmuV3 {
 
   /** Goes on with what a register write has left: updates and commands. True while there is more. */
   step(): boolean {
+    this.#iotlb.tidy();
     this.#registers.completeUpdates();
     this.#queue.run(this.config.commandsPerStep);
     return this.#queue.pending;
@@ -237,6 +239,17 @@ export class SmmuV3 {
 
   /** What becomes of a transaction. */
   translate(transaction: Transaction): Outcome {
+    if (this.#enabled && transaction.translated !== true && transaction.unsupported === undefined) {
+      const context = this.#table.cached(transaction.streamId, transaction.substreamId ?? null);
+      if (context !== undefined) {
+        const translator = this.#translator;
+        if (transaction.attributes === undefined && transaction.atomic !== true) {
+          const need = needOf(context.stream, transaction);
+          if (translator.quick(context, transaction.hi, transaction.lo, need)) return translated(translator);
+        }
+        return this.#inContext(context, transaction, null);
+      }
+    }
     return this.#transact(transaction, null);
   }
 
@@ -262,7 +275,7 @@ export class SmmuV3 {
     const gbpa = [this.#registers.get(OFFSET.GBPA)];
     if (readField(GBPA.ABORT, gbpa) !== 0) return ABORTED;
     const address = (transaction.hi >>> 0) * 0x1_0000_0000 + (transaction.lo >>> 0);
-    if (address >= 2 ** this.features.oas) return ABORTED;
+    if (address >= this.features.physicalLimit) return ABORTED;
     const input = transaction.attributes ?? DEFAULT_INPUT;
     const attributes = !this.features.typesOverride
       ? input
@@ -272,7 +285,7 @@ export class SmmuV3 {
           alloccfg: readField(GBPA.ALLOCCFG, gbpa),
           shcfg: readField(GBPA.SHCFG, gbpa),
         });
-    return { kind: 'translated', pa: address, attributes, bytes: 4096 - (address % 4096) };
+    return { kind: 'translated', pa: address, attributes, bytes: 4096 - (transaction.lo & 4095) };
   }
 
   /** Looks configuration up, or ends the transaction. */
@@ -300,28 +313,21 @@ export class SmmuV3 {
   #inContext(context: Context, transaction: Transaction, waiting: StalledTransaction | null): Outcome {
     const { stream } = context;
     const input = transaction.attributes ?? DEFAULT_INPUT;
-    const write = transaction.write === true;
     if (context.cd === null) {
       const address = (transaction.hi >>> 0) * 0x1_0000_0000 + (transaction.lo >>> 0);
       // The IAS equals the OAS: stage 1 bypass checks either the same way (§3.4).
-      if (address >= 2 ** this.features.oas) {
+      if (address >= this.features.physicalLimit) {
         const event = translationEvent(ADDRESS_SIZE, transaction, accessOf(stream, transaction), null);
         return this.#terminate(event, stream);
       }
       if (stream.stage2 === null) {
         const attributes = bypassAttributes(stream, input);
-        return { kind: 'translated', pa: address, attributes, bytes: 4096 - (address % 4096) };
+        return { kind: 'translated', pa: address, attributes, bytes: 4096 - (transaction.lo & 4095) };
       }
     }
     const translator = this.#translator;
-    const privileged = effectivePrivilege(stream, transaction.privileged === true);
-    const atomic = transaction.atomic === true;
-    let need: number = write || atomic ? PERM.PW : PERM.PR;
-    if (!write && !atomic && effectiveInstruction(stream, transaction.instruction === true, false))
-      need = PERM.PX;
-    if (!privileged) need <<= 3;
     const { hi, lo } = transaction;
-    if (!translator.translate(context, hi, lo, need, input)) {
+    if (!translator.translate(context, hi, lo, needOf(stream, transaction), input)) {
       return this.#translationFault(
         translator.fault!,
         accessOf(stream, transaction),
@@ -332,16 +338,13 @@ export class SmmuV3 {
       );
     }
     // Atomic accesses read as well; where that alone is denied the record says so (§13.1.1).
-    if (atomic && !translator.translate(context, hi, lo, privileged ? PERM.PR : PERM.UR, input)) {
-      const read = { ...accessOf(stream, transaction), write: false };
-      return this.#translationFault(translator.fault!, read, transaction, stream, context, waiting);
+    const privileged = effectivePrivilege(stream, transaction.privileged === true);
+    const read = privileged ? PERM.PR : PERM.UR;
+    if (transaction.atomic === true && !translator.translate(context, hi, lo, read, input)) {
+      const access = { ...accessOf(stream, transaction), write: false };
+      return this.#translationFault(translator.fault!, access, transaction, stream, context, waiting);
     }
-    return {
-      kind: 'translated',
-      pa: translator.pa,
-      attributes: translator.attributes,
-      bytes: translator.bytes,
-    };
+    return translated(translator);
   }
 
   /** §5.5, §3.12: abort, RAZ/WI or stall, and whether an event is recorded. */
@@ -465,6 +468,18 @@ export class SmmuV3 {
   get iotlb(): Iotlb {
     return this.#iotlb;
   }
+}
+
+function translated({ pa, attributes, bytes }: Translator): Outcome {
+  return { kind: 'translated', pa, attributes, bytes };
+}
+
+/** The PERM bits that an access must have, after the STE's overrides; of an atomic one those to write. */
+function needOf(stream: StreamConfig, transaction: Transaction): number {
+  const write = transaction.write === true || transaction.atomic === true;
+  let need: number = write ? PERM.PW : PERM.PR;
+  if (effectiveInstruction(stream, transaction.instruction === true, write)) need = PERM.PX;
+  return effectivePrivilege(stream, transaction.privileged === true) ? need : need << 3;
 }
 
 /** What event records say of an access (§7.3): after the STE's overrides. */

@@ -6,7 +6,7 @@ import { EVENT_RECORD } from '../spec/events.ts';
 import type { EventQueue } from './event-queue.ts';
 import { translationEvent, type AccessAttributes } from './events.ts';
 import type { Outcome, Stalled, StalledTransaction, Terminated, Transaction } from './transaction.ts';
-import type { TranslationFault } from './translator.ts';
+import type { TranslationFault } from './context.ts';
 
 type Final = Exclude<Outcome, Stalled>;
 

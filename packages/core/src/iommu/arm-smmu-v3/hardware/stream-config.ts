@@ -161,7 +161,7 @@ function checkStage1(words: Uint32Array, features: SmmuV3Features, config: numbe
     }
   }
   // An IPA with stage 2, else a PA; IAS equals OAS (§3.4.3).
-  if (readAddress(STE.S1ContextPtr, words) >= 2 ** features.oas) {
+  if (readAddress(STE.S1ContextPtr, words) >= features.physicalLimit) {
     return illegal(`S1ContextPtr is outside of the ${(config & 2) !== 0 ? 'IAS' : 'OAS'}`);
   }
   return null;

@@ -26,7 +26,7 @@ export const PRG_RESPONSE = { SUCCESS: 0, INVALID: 1, FAILURE: 0xf } as const;
 
 /** The index with its wrap bit, of a queue of 2^log2 entries. */
 export function queueMask(log2: number): number {
-  return 2 ** (log2 + 1) - 1;
+  return (2 << log2) - 1;
 }
 
 /** True when nothing is in the queue. */
@@ -36,7 +36,7 @@ export function queueEmpty(prod: number, cons: number, log2: number): boolean {
 
 /** True when there is no room: equal indexes, different wrap bits. Inconsistent indexes count as that (§3.5.1). */
 export function queueFull(prod: number, cons: number, log2: number): boolean {
-  return queueCount(prod, cons, log2) >= 2 ** log2;
+  return queueCount(prod, cons, log2) >= 1 << log2;
 }
 
 /** Entries in the queue; more than 2^log2 where the indexes are inconsistent (§3.5.1). */
@@ -51,5 +51,5 @@ export function queueNext(index: number, log2: number): number {
 
 /** Which entry an index names. */
 export function queueSlot(index: number, log2: number): number {
-  return index & (2 ** log2 - 1);
+  return index & ((1 << log2) - 1);
 }

@@ -341,11 +341,10 @@ interface Case {
 function fast(memory: HashedMemory, c: Case): Outcome {
   const second = c.s2 && stage2Config(c.s2);
   const walker2 = new Stage2Walker(memory);
-  const outcome2 = (): Outcome => ({
-    fault: NAMES[walker2.fault]!,
-    stage: 2,
-    ...(walker2.fault === 5 ? { fetch: BigInt(walker2.fetchAddress) } : {}),
-  });
+  const failed = (w: Stage1Walker | Stage2Walker, stage: number): Outcome => {
+    const fetch = w.fault === 5 ? { fetch: BigInt(w.fetchAddress) } : {};
+    return { fault: NAMES[w.fault]!, stage, ...fetch };
+  };
   const found = (w: Stage1Walker | Stage2Walker, base: number, address: bigint): Found => {
     const size = 1n << BigInt(w.leafBits);
     const p = c.access.priv ? w.permissions & 7 : w.permissions >>> 3;
@@ -359,9 +358,9 @@ function fast(memory: HashedMemory, c: Case): Outcome {
       x: (p & 4) !== 0,
     };
   };
+  const [hi, lo] = [Number(c.address >> 32n), Number(c.address & 0xffff_ffffn)];
   if (c.s1 === null) {
-    const [hi, lo] = [Number(c.address >> 32n), Number(c.address & 0xffff_ffffn)];
-    if (!walker2.walk(second!, hi, lo, needOf(c.access), false)) return outcome2();
+    if (!walker2.walk(second!, hi, lo, needOf(c.access), false)) return failed(walker2, 2);
     return found(walker2, walker2.out, c.address);
   }
   const walker1 = new Stage1Walker(memory);
@@ -375,15 +374,8 @@ function fast(memory: HashedMemory, c: Case): Outcome {
       return true;
     },
   };
-  const hi = Number(c.address >> 32n);
-  const lo = Number(c.address & 0xffff_ffffn);
   if (!walker1.walk(stage1Config(c.s1), hi, lo, needOf(c.access), space)) {
-    if (walker1.nestedFault) return outcome2();
-    return {
-      fault: NAMES[walker1.fault]!,
-      stage: 1,
-      ...(walker1.fault === 5 ? { fetch: BigInt(walker1.fetchAddress) } : {}),
-    };
+    return walker1.nestedFault ? failed(walker2, 2) : failed(walker1, 1);
   }
   return found(walker1, walker1.out, c.address);
 }

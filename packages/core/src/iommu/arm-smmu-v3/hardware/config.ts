@@ -238,6 +238,10 @@ export function smmuV3Features(config: SmmuV3Config): SmmuV3Features {
   for (const field of [IDR1.CMDQS, IDR1.EVENTQS, IDR1.PRIQS]) {
     if (get(1, field) > 19) bad(`IDR1.${field.name} is at most 19`);
   }
+  if (get(3, IDR3.BBML) === 3) bad('IDR3.BBML is reserved at 3');
+  if (readField(AIDR.ArchMajorRev, [config.aidr]) !== 0)
+    bad('AIDR.ArchMajorRev is set, but another architecture is not modelled');
+  if (readField(AIDR.ArchMinorRev, [config.aidr]) > 3) bad('AIDR.ArchMinorRev is at most 3: SMMUv3.3');
   if (get(5, IDR5.OAS) === 7) bad('IDR5.OAS is reserved at 7 before SMMUv3.4');
   if (get(5, IDR5.VAX) > 1) bad('IDR5.VAX is 0 or 1 before SMMUv3.4');
   const granules = new Set<number>();

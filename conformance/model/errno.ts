@@ -16,6 +16,7 @@ export const ENOTTY = 25;
 export const ENOSPC = 28;
 export const ESPIPE = 29;
 export const ERANGE = 34;
+export const EDEADLK = 35;
 export const EBADE = 52;
 export const EOVERFLOW = 75;
 export const EBADFD = 77;

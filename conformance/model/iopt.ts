@@ -1,6 +1,7 @@
 import {
   EADDRINUSE,
   EBUSY,
+  EDEADLK,
   EEXIST,
   EINVAL,
   ENOENT,
@@ -58,6 +59,8 @@ export interface Slice {
 }
 
 const HPAGE = 1n << 21n;
+/** How often an unmap asks accesses to let go, counted from the last hole on. */
+const UNMAP_TRIES = 100;
 
 /** The intervals with their overlaps and neighbours merged, as interval_tree_for_each_span() visits them. */
 function merged(intervals: readonly Interval[]): { start: bigint; last: bigint }[] {
@@ -271,16 +274,19 @@ export class Iopt {
 
   /** iopt_unmap_iova_range(): how much went is told even where it fails, through `unmapped`. */
   unmapRange(start: bigint, last: bigint, unmapped: { bytes: bigint }): void {
+    let tries = 0;
     for (;;) {
       const area = this.touching(start, last)[0];
       if (area === undefined) return;
       must(area.locks === 0, EBUSY);
       must(area.iova >= start && area.last <= last, ENOENT);
+      if (area.iova !== start) tries = 0;
       if (area.accesses > 0) {
         start = area.iova;
         area.preventAccess = true;
         for (const access of this.accesses) access.unmap?.(area.iova, area.last - area.iova + 1n);
         if (area.accesses > 0) throw new Error('an access did not let go');
+        must(++tries <= UNMAP_TRIES, EDEADLK);
         continue;
       }
       this.#remove(area);

@@ -1,5 +1,16 @@
 import { describe, expect, test } from 'vitest';
-import { EBADFD, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM } from '../abi/errno.ts';
+import {
+  EBADFD,
+  EBUSY,
+  EDEADLK,
+  EFAULT,
+  EINVAL,
+  ENOENT,
+  ENOMEM,
+  EOPNOTSUPP,
+  EOVERFLOW,
+  EPERM,
+} from '../abi/errno.ts';
 import { IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE } from '../abi/iommufd.ts';
 import {
   IOMMU_TEST_OP_ACCESS_REPLACE_IOAS,
@@ -128,6 +139,22 @@ describe('an access', () => {
     program.pin(access, IOVA, PAGE);
     program.pin(access, IOVA + 2n * PAGE, PAGE);
     expect(program.unmap(ioas, IOVA, 4n * PAGE).rc).toBe(0);
+    expect(frames.pinned).toBe(0);
+  });
+
+  test.each([
+    ['that lie apart', 2n * PAGE, 0],
+    // Linux counts how often it asked from the last hole on, and gives up after a hundred (iopt_unmap_iova_range()).
+    ['up to a hundred that are neighbours', PAGE, -EDEADLK],
+  ])('lets go of mappings that are unmapped at once: any number %s', (_which, distance, rc) => {
+    const { program, ioas, access, frames } = setUp();
+    const first = IOVA + 0x10_0000n;
+    for (let i = 0n; i < 101n; i++) {
+      program.map(ioas, { iova: first + i * distance, va: ARENA + i * PAGE });
+      program.pin(access, first + i * distance, PAGE);
+    }
+    expect(program.unmap(ioas, first, 101n * distance).rc).toBe(rc);
+    expect(program.unmap(ioas, first, 101n * distance).rc).toBe(rc === 0 ? -ENOENT : 0);
     expect(frames.pinned).toBe(0);
   });
 

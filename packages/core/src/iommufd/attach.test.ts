@@ -6,7 +6,15 @@ import {
   MOCK_FLAGS_DEVICE_NO_DIRTY,
   MOCK_FLAGS_DEVICE_PASID,
 } from '../abi/iommufd-test.ts';
-import { APERTURE, ARENA, Program } from './testing/program.ts';
+import {
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_BIND_IOMMUFD,
+  VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  vfio_device_attach_iommufd_pt,
+  vfio_device_bind_iommufd,
+  vfio_device_detach_iommufd_pt,
+} from '../abi/vfio.ts';
+import { APERTURE, ARENA, PAGE, Program } from './testing/program.ts';
 
 const PASID = 5;
 
@@ -201,5 +209,77 @@ describe('a nested domain', () => {
     program.replace(device.stdev, ioas);
     expect(program.destroy(nested)).toBe(0);
     expect(program.destroy(parent)).toBe(0);
+  });
+});
+
+describe('a device behind an IOMMU of another driver', () => {
+  /** A mock device and one behind an SMMU; IOVAs that the SMMU's device reserves are in `msi`. */
+  function withSmmu() {
+    const { program, ioas, device } = setUp();
+    const vfio = program.openDevice('/dev/vfio/devices/vfio0');
+    const bound = program.call(
+      VFIO_DEVICE_BIND_IOMMUFD,
+      vfio_device_bind_iommufd,
+      { iommufd: program.fd },
+      vfio,
+    );
+    expect(bound.rc).toBe(0);
+    const attach = (pt: number): { rc: number; hwpt: number } => {
+      const { rc, out } = program.call(
+        VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+        vfio_device_attach_iommufd_pt,
+        { pt_id: pt },
+        vfio,
+      );
+      return { rc, hwpt: out.pt_id };
+    };
+    const detach = (): number =>
+      program.call(VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, {}, vfio).rc;
+    return { program, ioas, device, idev: bound.out.out_devid, attach, detach, msi: 0x800_0000n };
+  }
+
+  test('gets a domain of its own on the same IOAS, with the same mappings', () => {
+    const { program, ioas, device, attach } = withSmmu();
+    const { rc, hwpt } = attach(ioas);
+    expect([rc, hwpt === device.hwpt]).toEqual([0, false]);
+    program.map(ioas, { iova: APERTURE });
+    expect(program.checkMap(device.hwpt, APERTURE, ARENA)).toBe(0);
+    expect(program.kernel.physical.frames.pinned).toBe(1);
+  });
+
+  test('takes no domain of the other driver, neither first nor in place of its own', () => {
+    const { program, ioas, device, idev, attach } = withSmmu();
+    expect(attach(device.hwpt).rc).toBe(-EINVAL);
+    const own = attach(ioas);
+    expect(own.rc).toBe(0);
+    expect(attach(device.hwpt).rc).toBe(-EINVAL);
+    expect(program.replace(device.stdev, own.hwpt).rc).toBe(-EINVAL);
+    expect(attach(program.hwpt(idev, ioas)).rc).toBe(0);
+  });
+
+  test('reserves its MSIs while it is attached', () => {
+    const { program, device, attach, detach, msi } = withSmmu();
+    const ioas = program.ioas();
+    program.destroy(device.stdev);
+    attach(ioas);
+    expect(program.tryMap(ioas, { iova: msi }).rc).toBe(-EINVAL);
+    expect(program.tryMap(ioas, { iova: msi - PAGE }).rc).toBe(0);
+    expect(detach()).toBe(0);
+    expect(program.tryMap(ioas, { iova: msi }).rc).toBe(0);
+    expect(attach(ioas).rc).toBe(-EADDRINUSE);
+    program.unmap(ioas, msi, PAGE);
+    expect(attach(ioas).rc).toBe(0);
+  });
+
+  test('takes its MSIs with it to another IOAS', () => {
+    const { program, ioas, attach, msi } = withSmmu();
+    attach(ioas);
+    const other = program.ioas();
+    program.map(other, { iova: msi });
+    expect(attach(other).rc).toBe(-EADDRINUSE);
+    expect(program.tryMap(ioas, { iova: msi }).rc).toBe(-EINVAL);
+    program.unmap(other, msi, PAGE);
+    expect(attach(other).rc).toBe(0);
+    expect(program.tryMap(other, { iova: msi }).rc).toBe(-EINVAL);
   });
 });

@@ -174,14 +174,16 @@ describe('what is under way when the domain is taken from the device', () => {
     expect([answer(1), cookies()]).toEqual([-EINVAL, []]);
   });
 
-  test('of another device stays', () => {
-    const { program, ioas, device, hwpt, responses, cookies } = setUp();
+  test('of another device stays, read or not', () => {
+    const { program, ioas, device, hwpt, responses, answer, cookies } = setUp();
     const other = program.mock(hwpt);
-    program.fault(device.idev, { grpid: 1 });
-    program.fault(other.idev, { grpid: 2 });
+    program.fault(other.idev);
+    expect(cookies()).toEqual([1]);
+    program.fault(device.idev);
+    program.fault(other.idev);
     program.replace(device.stdev, ioas);
     expect(responses).toEqual([IOMMUFD_PAGE_RESP_INVALID]);
-    expect(cookies()).toEqual([1]);
+    expect([cookies(), answer(1, 2)]).toEqual([[2], 16]);
   });
 });
 

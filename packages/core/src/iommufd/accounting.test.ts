@@ -55,13 +55,13 @@ describe('pages that an address space pays for', () => {
     expect([one.memory.lockedPages, one.memory.pinnedPages, locked.of(1000)]).toEqual([10, 10, 0]);
   });
 
-  test('cannot be charged after it is gone, and need not be given back', () => {
+  test('cannot be given back after it is gone', () => {
     const locked = new LockedMemory();
     const one = process(1000);
     locked.update(one, ACCOUNT_MM, 10);
     one.exit();
-    expect(errnoOf(locked.update(one, ACCOUNT_MM, 1))).toBe(EINVAL);
-    expect(errnoOf(locked.update(one, ACCOUNT_MM, -10))).toBe(null);
+    expect(errnoOf(locked.update(one, ACCOUNT_MM, -10))).toBe(EINVAL);
+    expect([one.memory.lockedPages, one.memory.pinnedPages]).toEqual([10, 10]);
   });
 });
 

@@ -19,7 +19,10 @@ export class LockedMemory {
     return this.#byUid.get(uid) ?? 0;
   }
 
-  /** Charges `pages` (negative: gives them back): iopt_pages_update_pinned(). ENOMEM beyond RLIMIT_MEMLOCK. */
+  /**
+   * Charges `pages` (negative: gives them back): iopt_pages_update_pinned(). ENOMEM beyond RLIMIT_MEMLOCK, EINVAL where
+   * they are to be given back to an address space that is gone.
+   */
   update(process: Process, mode: AccountMode, pages: number): Result<void> {
     const charged = this.#charge(process, mode, pages);
     if (failed(charged)) return charged;
@@ -37,11 +40,8 @@ export class LockedMemory {
       return;
     }
     const memory = process.memory;
-    if (!memory.alive) {
-      // mmget_not_zero() fails; the counter went with the address space.
-      if (pages < 0) return;
-      return fail(EINVAL, 'the process that mapped the pages has exited');
-    }
+    // update_mm_locked_vm(): mmget_not_zero() fails. Pinning a file's pages needs no address space.
+    if (!memory.alive && pages < 0) return fail(EINVAL, 'the process that mapped the pages has exited');
     if (pages > 0 && memory.lockedPages + pages > process.memlockPages())
       return fail(ENOMEM, `${memory.lockedPages + pages} locked pages are more than RLIMIT_MEMLOCK allows`);
     memory.lockedPages += pages;

@@ -13,9 +13,9 @@ import {
   iommu_option,
 } from '../abi/iommufd.ts';
 import { Kernel } from '../machine/kernel.ts';
-import { CAP_IPC_LOCK, CAP_SYS_RESOURCE } from '../memory/process.ts';
+import { CAP_IPC_LOCK, CAP_SYS_RESOURCE, type Process } from '../memory/process.ts';
 import { SimulatedMemfd } from '../memory/simulated-process.ts';
-import { APERTURE, PAGE, Program } from './testing/program.ts';
+import { APERTURE, BUFFER, PAGE, Program } from './testing/program.ts';
 
 const RLIMIT = { option_id: IOMMU_OPTION_RLIMIT_MODE };
 const HUGE = { option_id: IOMMU_OPTION_HUGE_PAGES };
@@ -128,6 +128,12 @@ class Handover {
     return this.second.call(IOMMU_IOAS_CHANGE_PROCESS, iommu_ioas_change_process, values, fd).rc;
   }
 
+  unmapBySecond(): void {
+    const fd = this.second.descriptor(this.first.file(this.first.fd));
+    const all = { ioas_id: this.ioas, iova: APERTURE, length: 4n * PAGE };
+    expect(this.second.call(IOMMU_IOAS_UNMAP, iommu_ioas_unmap, all, fd).rc).toBe(0);
+  }
+
   /** Pages charged to each user, locked in each address space, and pinned for each. */
   get charges(): { users: number[]; locked: number[]; pinned: number[] } {
     const processes = [this.first.process, this.second.process];
@@ -178,6 +184,23 @@ describe('a change of process', () => {
     }
   });
 
+  test('by a program that has another user now makes that user pay', () => {
+    const { first, kernel } = new Handover('user');
+    const { process } = first;
+    const later: Process = {
+      pid: process.pid,
+      uid: 1001,
+      memory: process.memory,
+      capable: () => false,
+      memlockPages: () => 4,
+      file: (fd) => process.file(fd),
+      install: (file) => process.install(file),
+    };
+    first.write(BUFFER, new Uint8Array([iommu_ioas_change_process.size, 0, 0, 0, 0, 0, 0, 0]));
+    expect(first.context.ioctl({ tid: 100, process: later }, IOMMU_IOAS_CHANGE_PROCESS, BUFFER)).toBe(0);
+    expect([kernel.locked.of(1000), kernel.locked.of(1001), process.memory.pinnedPages]).toEqual([0, 4, 4]);
+  });
+
   test('by who has the pages already does nothing', () => {
     const handover = new Handover('user');
     const { first } = handover;
@@ -208,10 +231,32 @@ describe('a change of process', () => {
     handover.change();
     handover.first.process.memory.alive = false;
     expect(handover.charges.locked).toEqual([0, 4]);
-    const fd = handover.second.descriptor(handover.first.file(handover.first.fd));
-    const all = { ioas_id: handover.ioas, iova: APERTURE, length: 4n * PAGE };
-    expect(handover.second.call(IOMMU_IOAS_UNMAP, iommu_ioas_unmap, all, fd).rc).toBe(0);
+    handover.unmapBySecond();
     expect(handover.charges.locked).toEqual([0, 0]);
+  });
+
+  test('after the old one has gone is EINVAL by address space, and makes the new one pay all the same', () => {
+    for (const [mode, rc] of [
+      ['mm', -EINVAL],
+      ['user', 0],
+    ] as const) {
+      const handover = new Handover(mode);
+      handover.first.process.memory.alive = false;
+      expect([mode, handover.change()]).toEqual([mode, rc]);
+      const { users, locked } = handover.charges;
+      expect(mode === 'mm' ? locked[1] : users[1]).toBe(4);
+      handover.unmapBySecond();
+      expect(handover.charges.locked[1]).toBe(0);
+      expect(handover.charges.users[1]).toBe(0);
+    }
+  });
+
+  test('does not move what nobody pays for, as in Linux: VmPin of the new one goes below zero', () => {
+    const handover = new Handover('none');
+    expect(handover.change()).toBe(0);
+    expect(handover.charges.pinned).toEqual([4, 0]);
+    handover.unmapBySecond();
+    expect(handover.charges.pinned).toEqual([4, -4]);
   });
 
   test('is impossible where memory is mapped by its address', () => {

@@ -88,9 +88,10 @@ export function ioasChangeProcess(command: Command): Result<number> {
   const moved = [...all].filter((pages) => needsChargeUpdate(pages, task.process));
   const charged = chargeCurrent(command, moved);
   if (failed(charged)) return charged;
-  for (const pages of moved) context.shared.locked.update(pages.source, pages.accountMode, -pages.npinned);
+  const uncharged = moved.map((pages) => pages.uncharge());
   for (const pages of all) pages.source = task.process;
-  return 0;
+  // Everything is the caller's now, even where the one before could not be given back its own.
+  return uncharged.findLast(failed) ?? 0;
 }
 
 type Process = Command['task']['process'];

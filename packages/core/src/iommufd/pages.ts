@@ -135,10 +135,19 @@ export class IoptPages implements DmaBufImporter {
     if (this.origin.type === 'dma-buf') return;
     for (const [first, last] of this.#uncovered(holder.firstIndex, holder.lastIndex))
       this.#unpin(first, last);
-    if (this.npinned === this.#charged) return;
+    // update_unpinned()
+    if (this.npinned >= this.#charged) return;
     const back = this.#locked.update(this.source, this.accountMode, this.npinned - this.#charged);
-    assert(!failed(back), 'giving pages back cannot fail');
+    if (!failed(back)) this.#charged = this.npinned;
+  }
+
+  /**
+   * Gives back what was charged, as somebody else has paid: EINVAL where that address space is gone. DEVIATION: Linux
+   * forgets then that the pages are paid, and leaves them charged to the new process for good.
+   */
+  uncharge(): Result<void> {
     this.#charged = this.npinned;
+    return this.#locked.update(this.source, this.accountMode, -this.npinned);
   }
 
   /** Hands the place of one holder to others that together cover the same pages. */
@@ -293,7 +302,8 @@ export class IoptPages implements DmaBufImporter {
 
   #chargePinned(): Result<void> {
     if (this.npinned === this.#charged) return;
-    if (this.#kernel.failpoint()) return fail(ENOMEM, 'the pinned pages could not be charged');
+    if (this.npinned > this.#charged && this.#kernel.failpoint())
+      return fail(ENOMEM, 'the pinned pages could not be charged');
     const charged = this.#locked.update(this.source, this.accountMode, this.npinned - this.#charged);
     if (failed(charged)) return charged;
     this.#charged = this.npinned;

@@ -63,6 +63,8 @@ describe('a page request', () => {
     report({ addr: 0x5000n, grpid: 2 });
     expect(addrs(taken[1])).toEqual([0x2000n, 0x5000n]);
     expect(taken[1]!.last.addr).toBe(0x5000n);
+    report({ addr: 0x6000n });
+    expect(addrs(taken[2])).toEqual([0x6000n]);
   });
 
   test('that nobody takes is refused at the device', () => {

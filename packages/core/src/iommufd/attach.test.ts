@@ -174,6 +174,13 @@ describe('a PASID', () => {
     expect(program.destroy(other)).toBe(0);
   });
 
+  test('lets the device have another domain that was made for such devices', () => {
+    const { program, device, base, other } = withPasids();
+    program.pasidAttach(device.stdev, PASID, base);
+    expect(program.replace(device.stdev, other).rc).toBe(0);
+    expect(program.pasidCheck(device.stdev, PASID, base)).toBe(0);
+  });
+
   test('keeps its domain where a replacement fails', () => {
     const { program, device, base, other } = withPasids();
     expect(program.pasidAttach(device.stdev, IOMMU_TEST_PASID_RESERVED, other)).toBe(0);

@@ -63,9 +63,14 @@ describe('a hardware queue', () => {
 
   test('may start and end within a page', () => {
     const { program, ioas, queue } = setUp();
-    expect(queue(0, { iova: APERTURE + 0x100n, length: 0x20n }).rc).toBe(0);
-    expect(queue(1, { iova: APERTURE + 0xff0n, length: 0x20n }).rc).toBe(0);
+    const [first, second] = [
+      queue(0, { iova: APERTURE + 0x100n, length: 0x20n }),
+      queue(1, { iova: APERTURE + 0xff0n, length: 0x20n }),
+    ];
+    expect([first.rc, second.rc]).toEqual([0, 0]);
     expect(program.unmap(ioas, APERTURE, 4n * PAGE).rc).toBe(-EBUSY);
+    for (const { id } of [second, first]) expect(program.destroy(id)).toBe(0);
+    expect(program.unmap(ioas, APERTURE, 4n * PAGE).rc).toBe(0);
   });
 
   test('lies in what is mapped', () => {

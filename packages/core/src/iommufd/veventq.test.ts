@@ -25,7 +25,7 @@ function setUp(profile = 'linux-7.3', depth = 4) {
   const device = program.mock(ioas);
   const parent = program.hwpt(device.idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
   const viommu = program.viommu(device.idev, parent);
-  program.vdevice(viommu, device.idev, VIRTUAL_ID);
+  const vdevice = program.vdevice(viommu, device.idev, VIRTUAL_ID);
   program.replace(device.stdev, program.nested(device.idev, viommu));
   const { out } = program.tryVeventq({ viommu_id: viommu, veventq_depth: depth });
   const queue = { id: out.out_veventq_id, fd: out.out_veventq_fd };
@@ -45,7 +45,7 @@ function setUp(profile = 'linux-7.3', depth = 4) {
     }
     return events;
   };
-  return { program, ioas, device, viommu, queue, event, read };
+  return { program, ioas, device, viommu, vdevice, queue, event, read };
 }
 
 describe('an event', () => {
@@ -93,6 +93,16 @@ describe('an event', () => {
     program.task.failNth.remaining = 2;
     expect(event()).toBe(-ENOMEM);
     expect(read()).toEqual([0, 'lost 1']);
+  });
+
+  test('names the device as it was called when it joined the viommu', () => {
+    const { program, device, viommu, vdevice, queue, event } = setUp();
+    expect(program.destroy(vdevice)).toBe(0);
+    program.vdevice(viommu, device.idev, 0x55n);
+    program.replace(device.stdev, program.nested(device.idev, viommu));
+    event();
+    program.readEvents(queue.fd, EVENT);
+    expect(iommu_viommu_event_selftest.read(program.read(BUFFER, EVENT), HEADER).virt_id).toBe(0x99);
   });
 
   test('has no queue to go to: EOPNOTSUPP', () => {

@@ -283,9 +283,12 @@ describe('the information', () => {
     const { program } = setUp();
     const whole = getInfo(program);
     expect(whole.argsz).toBe(24 + 16 + 32);
+    expect(getInfo(program, whole.argsz)).toEqual(whole);
+    expect(getInfo(program, whole.argsz - 1).capOffset).toBe(0);
     expect(getInfo(program, 24)).toMatchObject({ rc: 0, argsz: whole.argsz, capOffset: 0 });
     expect(getInfo(program, 16)).toMatchObject({ rc: 0, argsz: whole.argsz });
     expect(getInfo(program, 15).rc).toBe(-EINVAL);
+    getInfo(program, 24);
     expect(program.read(BUFFER + 24n, 100).every((byte) => byte === 0)).toBe(true);
   });
 

@@ -56,6 +56,13 @@ describe('pages of a program', () => {
     expect(told(resolveUserPages(memory, 16, 1, true))).toBe(EFAULT);
   });
 
+  test('that nobody may touch cannot be pinned', () => {
+    const memory = memoryWith([16, 8, { writable: false }]);
+    const [vma] = memory.mappings(0x10000n, 0x10fffn);
+    memory.mappings = () => [{ ...vma!, readable: false }];
+    expect(told(resolveUserPages(memory, 16, 1, false))).toBe(EFAULT);
+  });
+
   test('of a device cannot be pinned', () => {
     const memory = memoryWith([16, 8, { pinnable: false }]);
     expect(told(resolveUserPages(memory, 16, 1, false))).toBe(EFAULT);

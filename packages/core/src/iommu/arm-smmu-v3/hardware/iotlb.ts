@@ -322,6 +322,11 @@ function traceEvictions(trace: Trace, name: string, cache: TranslationCache): vo
   };
 }
 
+/** Entries have 4 KiB at least: within one such page, the first address stands for all. */
+function onePage(range: AddressRange): boolean {
+  return range.startHi === range.lastHi && (range.startLo ^ range.lastLo) >>> 12 === 0;
+}
+
 function removeLeaves(
   cache: TranslationCache,
   domain: CacheDomain,
@@ -336,7 +341,7 @@ function removeLeaves(
     const mask = scope.ttl === 0 ? 3 : 15;
     filter = { mask, value: (scope.tg | (scope.ttl << 2)) & mask };
   }
-  if (range.startHi === range.lastHi && range.startLo === range.lastLo) {
+  if (onePage(range)) {
     cache.removeAddress(domain, space, second, third, range.startHi, range.startLo, filter);
   } else cache.removeRange(domain, space, second, third, range, filter);
 }
@@ -364,7 +369,7 @@ export class TableStore {
 
   /** Table descriptors from the start of the walk to the level before TTL's; all where TTL is 0 (§4.4.1.1). */
   remove(domain: CacheDomain, space: number, range: AddressRange, scope: TlbScope): void {
-    const single = range.startHi === range.lastHi && range.startLo === range.lastLo;
+    const single = onePage(range);
     const take = (filter: InfoFilter): void => {
       if (single) this.cache.removeAddress(domain, space, 0, 0, range.startHi, range.startLo, filter);
       else this.cache.removeRange(domain, space, 0, 0, range, filter);

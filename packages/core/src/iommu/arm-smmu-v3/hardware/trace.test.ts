@@ -16,7 +16,7 @@ function watched(tlb = 64): { smmu: SmmuV3; rig: Rig; events: TraceEvent[]; trac
     trace,
   });
   for (const name of ['STRTAB_BASE', 'STRTAB_BASE_CFG', 'CMDQ_BASE', 'EVENTQ_BASE', 'CR2', 'CR0'] as const) {
-    smmu.writeRegister(OFFSET[name], /_BASE$/.test(name) ? 8 : 4, BigInt(rig.read(name)));
+    smmu.writeRegister(OFFSET[name], name.endsWith('_BASE') ? 8 : 4, BigInt(rig.read(name)));
   }
   const events: TraceEvent[] = [];
   trace.subscribe((event) => events.push(event));

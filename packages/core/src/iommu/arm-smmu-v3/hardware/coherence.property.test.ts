@@ -4,7 +4,7 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { STE_CONFIG } from '../spec/ste.ts';
-import type { TestMemory } from './rules/memory.ts';
+import type { TestMemory } from '../../testing/memory.ts';
 import { AT, Rig, command } from './rules/rig.ts';
 import type { Leaf, Tables } from './rules/tables.ts';
 import type { Outcome } from './transaction.ts';

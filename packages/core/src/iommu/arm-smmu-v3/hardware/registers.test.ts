@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { CR0, IRQ_CTRL, OFFSET, PAGE1, REGISTERS, type Guard, type RegisterSpec } from '../spec/registers.ts';
 import { smmuV3Config } from './config.ts';
 import { SmmuV3 } from './smmu.ts';
-import { TestMemory } from './rules/memory.ts';
+import { TestMemory } from '../../testing/memory.ts';
 
 const ONES = 0xffff_ffff_ffff_ffffn;
 const config = smmuV3Config();

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { TestMemory } from '../../arm-smmu-v3/hardware/rules/memory.ts';
+import { TestMemory } from '../../testing/memory.ts';
 import { FRCD } from '../spec/faults.ts';
 import { IOTLB, IVA, OFFSET, REGISTERS, type RegisterSpec } from '../spec/registers.ts';
 import { intelConfig } from './config.ts';

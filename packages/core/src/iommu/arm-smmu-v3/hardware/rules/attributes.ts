@@ -6,7 +6,7 @@ import { attributesName } from '../../../../pagetable/armv8-attributes.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA } from './rig.ts';
 import type { Leaf } from './tables.ts';
-import { same, topic } from './rule.ts';
+import { same, topic } from '../../../testing/rules.ts';
 
 const DATA = BigInt(AT.data);
 /** Incoming attributes: Write-Back, Non-cacheable, Device-nGnRE, and Write-Back without allocation. */

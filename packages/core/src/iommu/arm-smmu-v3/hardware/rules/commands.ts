@@ -5,7 +5,7 @@ import { CMD } from '../../spec/commands.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Leaf, Tables, TablesOptions } from './tables.ts';
-import { same, topic } from './rule.ts';
+import { same, topic } from '../../../testing/rules.ts';
 
 const DATA = BigInt(AT.data);
 const PAGE = 0x1000n;

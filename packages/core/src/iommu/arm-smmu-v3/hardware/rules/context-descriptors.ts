@@ -4,7 +4,7 @@ import type { ConfigOverrides } from '../config.ts';
 import { S1FMT, STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Tables, TablesOptions } from './tables.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const BAD = 'C_BAD_CD';
 const HIGH = 0xffff_8000_0000_0000n;

@@ -3,7 +3,7 @@
 import type { Msi } from '../interrupts.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, QUEUE_LOG2, Rig, SID, VA, command } from './rig.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const DATA = BigInt(AT.data);
 const ENTRIES = 2 ** QUEUE_LOG2;

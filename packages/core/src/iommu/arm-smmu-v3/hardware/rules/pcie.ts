@@ -8,7 +8,7 @@ import { PRG_RESPONSE } from '../../spec/queues.ts';
 import { EATS, STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Leaf } from './tables.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const DATA = BigInt(AT.data);
 const TRANS = { EATS: EATS.TRANS };

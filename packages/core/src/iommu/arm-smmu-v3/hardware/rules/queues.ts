@@ -4,7 +4,7 @@ import { CMD } from '../../spec/commands.ts';
 import { OFFSET } from '../../spec/registers.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { AT, QUEUE_LOG2, Rig, SID, VA, command } from './rig.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const NOP = command.opcode(CMD.PREFETCH_CONFIG);
 const BAD = command.opcode(0);

@@ -4,7 +4,7 @@ import { CMD } from '../../spec/commands.ts';
 import { CR0, OFFSET } from '../../spec/registers.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type Register, AT, Rig, SID, VA, command } from './rig.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const off = (config = {}): Rig => new Rig({ off: true, config });
 const slow = (): Rig => new Rig({ off: true, config: { updates: 'later' } });

@@ -27,7 +27,7 @@ import { type ConfigOverrides, smmuV3Config } from '../config.ts';
 import type { Msi } from '../interrupts.ts';
 import { SmmuV3 } from '../smmu.ts';
 import type { Outcome, StalledTransaction, Transaction } from '../transaction.ts';
-import { TestMemory } from './memory.ts';
+import { TestMemory } from '../../../testing/memory.ts';
 import { Tables, type TablesOptions } from './tables.ts';
 
 /** Where things are in the rig's memory. */

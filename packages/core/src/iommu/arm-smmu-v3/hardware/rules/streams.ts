@@ -4,7 +4,7 @@ import type { ConfigOverrides } from '../config.ts';
 import { TG0, STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { TablesOptions } from './tables.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const { ABORT, BYPASS, S1_TRANS, S2_TRANS, NESTED } = STE_CONFIG;
 /** A 36-bit implementation. */

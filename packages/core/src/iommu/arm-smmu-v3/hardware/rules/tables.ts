@@ -1,6 +1,6 @@
 // Translation tables as tests write them, in the words of DDI 0487 chapter D8.
 
-import type { TestMemory } from './memory.ts';
+import type { TestMemory } from '../../../testing/memory.ts';
 
 export interface TablesOptions {
   readonly stage?: 1 | 2;

@@ -3,7 +3,7 @@
 import type { ConfigOverrides } from '../config.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Leaf, Tables, TablesOptions } from './tables.ts';
-import { has, same, topic } from './rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 
 const HIGH = 0xffff_8000_0000_0000n;
 const PAGE = 4096n;

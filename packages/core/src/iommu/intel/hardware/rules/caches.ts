@@ -1,7 +1,7 @@
 // Chapter 6: what caches keep, and what empties them. A structure in memory is changed behind the hardware's back; whether
 // it still answers as before tells what its caches hold.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import type { ConfigOverrides } from '../config.ts';
 import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rig.ts';
 

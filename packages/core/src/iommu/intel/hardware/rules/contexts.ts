@@ -1,6 +1,6 @@
 // Root and context tables: §9.1 to §9.4 and the conditions of Table 30.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import { TT } from '../../spec/context.ts';
 import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rig.ts';
 

@@ -1,6 +1,6 @@
 // Fault reporting: §7.1 to §7.3, §11.4.7.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import { FAULT, FRCD_BYTES } from '../../spec/faults.ts';
 import { FSTS, OFFSET } from '../../spec/registers.ts';
 import { AT, DATA, RID, Rig, VA, descriptor } from './rig.ts';

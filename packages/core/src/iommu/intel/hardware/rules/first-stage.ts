@@ -1,6 +1,6 @@
 // First-stage translation: §3.6, §9.7, and nested translation: §3.8.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import { X86_ENTRY } from '../../../../pagetable/x86-64.ts';
 import { AT, DATA, Rig, VA } from './rig.ts';
 

@@ -1,6 +1,6 @@
 // PASID directory and table: §9.5, §9.6 and the conditions of Table 30.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import { PGTT } from '../../spec/pasid.ts';
 import { AT, DATA, RID, Rig, VA } from './rig.ts';
 

@@ -1,6 +1,6 @@
 // Device-TLBs and page requests: chapters 4 and 7.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import type { AtcInvalidation } from '../../../cache-atc.ts';
 import { RESPONSE_CODE } from '../../spec/invalidation.ts';
 import { PGTT } from '../../spec/pasid.ts';

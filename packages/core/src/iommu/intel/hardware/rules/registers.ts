@@ -1,6 +1,6 @@
 // Chapter 11: the register file.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import { CAP, ECAP, GCMD, GSTS, OFFSET, TTM } from '../../spec/registers.ts';
 import { decode } from '../../../../base/bit-fields.ts';
 import type { ConfigOverrides } from '../config.ts';

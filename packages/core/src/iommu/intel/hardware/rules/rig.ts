@@ -1,7 +1,7 @@
 // Remapping hardware with memory around it, and short words for what tests do with both.
 
 import { type Field, type FieldSpec, type Layout, decode, encode } from '../../../../base/bit-fields.ts';
-import { TestMemory } from '../../../arm-smmu-v3/hardware/rules/memory.ts';
+import { TestMemory } from '../../../testing/memory.ts';
 import {
   CONTEXT_ENTRY,
   CONTEXT_ENTRY_BYTES,

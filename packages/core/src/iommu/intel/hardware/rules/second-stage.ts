@@ -1,6 +1,6 @@
 // Second-stage translation: §3.7, §9.8.
 
-import { has, same, topic } from '../../../arm-smmu-v3/hardware/rules/rule.ts';
+import { has, same, topic } from '../../../testing/rules.ts';
 import type { ConfigOverrides } from '../config.ts';
 import { AT, DATA, Rig, VA } from './rig.ts';
 

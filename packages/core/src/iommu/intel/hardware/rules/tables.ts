@@ -1,6 +1,6 @@
 // Page tables in memory, of either stage, written plainly with bigint.
 
-import type { TestMemory } from '../../../arm-smmu-v3/hardware/rules/memory.ts';
+import type { TestMemory } from '../../../testing/memory.ts';
 
 export interface TablesOptions {
   readonly stage: 1 | 2;

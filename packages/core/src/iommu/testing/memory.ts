@@ -1,4 +1,4 @@
-import type { PhysicalMemory } from '../../../../memory/physical.ts';
+import type { PhysicalMemory } from '../../memory/physical.ts';
 
 /** Memory of tests: all of it reads as zero until it is written, but for parts that abort. Counts loads. */
 export class TestMemory implements PhysicalMemory {

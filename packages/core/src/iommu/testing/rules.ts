@@ -1,4 +1,5 @@
-// Rules of IHI 0070G.b that software can observe, each with its section and a test. ../rules.test.ts runs and counts them.
+// Tables of rules: what a specification says and software can observe, each rule with its section and a test. A vendor's
+// topics are in its hardware/rules; hardware/rules.test.ts runs and counts them.
 
 export interface Rule {
   /** Unique, such as `STE-07`. */

@@ -4,6 +4,7 @@ import { StartFailure } from '@viommu/host/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
 import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';
+import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/parts';
 import { Trace } from '@viommu/core/trace/trace';
 import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
 import { profileNamed } from './profile.ts';
@@ -24,11 +25,13 @@ export interface RunOptions {
 
 async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   // Reading machine files takes a YAML parser and a schema; without --machine nobody waits for them.
-  if (options.machine === undefined)
-    return new Kernel({ profile: profileNamed(options.kernel ?? DEFAULT_PROFILE), trace });
+  if (options.machine === undefined) {
+    const profile = profileNamed(options.kernel ?? DEFAULT_PROFILE);
+    return new Kernel({ profile, parts: await loadParts(DEFAULT_PARTS), trace });
+  }
   const machine = (await import('./machine-file.ts')).loadMachineFile(options.machine);
   const profile = profileNamed(options.kernel ?? machine.kernel);
-  return new Kernel({ profile, mock: machine.mock, parts: machine, trace });
+  return new Kernel({ profile, mock: machine.mock, parts: await loadParts(machine), trace });
 }
 
 function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopReads: boolean): Supervisor {

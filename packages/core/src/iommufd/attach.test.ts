@@ -14,13 +14,17 @@ import {
   vfio_device_bind_iommufd,
   vfio_device_detach_iommufd_pt,
 } from '../abi/vfio.ts';
+import { Kernel } from '../machine/kernel.ts';
+import { DEFAULT_PARTS, loadParts } from '../machine/parts.ts';
 import { APERTURE, ARENA, PAGE, Program } from './testing/program.ts';
 
 const PASID = 5;
 
 /** A program with an IOAS and a device that is attached to it, which may have PASIDs. */
+const PARTS = await loadParts(DEFAULT_PARTS);
+
 function setUp(devFlags = 0) {
-  const program = new Program();
+  const program = new Program(new Kernel({ parts: PARTS }));
   const ioas = program.ioas();
   const device = program.mock(ioas, devFlags);
   return { program, ioas, device };

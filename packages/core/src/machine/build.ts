@@ -1,63 +1,45 @@
 import { assert } from '../base/assert.ts';
 import { failed } from '../base/result.ts';
-import { ArmSmmuDriver } from '../iommu/arm-smmu-v3/driver/driver.ts';
-import { smmuV3Config } from '../iommu/arm-smmu-v3/hardware/config.ts';
-import { SmmuFunction, SmmuUnit } from '../iommu/arm-smmu-v3/platform.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
 import type { VfioDevice } from '../vfio/cdev.ts';
+import type { FunctionPart, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** An IOMMU of a machine. */
-export interface IommuDescription {
+export interface IommuPart {
   readonly name: string;
-  readonly type: 'arm-smmu-v3';
+  readonly vendor: Vendor;
 }
 
 /** A device of a machine, which VFIO offers to programs. */
-export interface DeviceDescription {
-  readonly name: string;
+export interface DevicePart extends FunctionPart {
   /** The name of its IOMMU. */
   readonly iommu: string;
-  readonly stream: number;
-  readonly pasids: number;
-  readonly ats: boolean;
 }
 
 /** What a machine has beside the kernel's own mock. */
 export interface MachineParts {
-  readonly iommus: readonly IommuDescription[];
-  readonly devices: readonly DeviceDescription[];
+  readonly iommus: readonly IommuPart[];
+  readonly devices: readonly DevicePart[];
 }
 
-/** One SMMU, and one device behind it. */
-export const DEFAULT_PARTS: MachineParts = {
-  iommus: [{ name: 'smmu0', type: 'arm-smmu-v3' }],
-  devices: [{ name: '0000:0a:00.0', iommu: 'smmu0', stream: 0x20, pasids: 0x10000, ats: true }],
-};
+export const NO_PARTS: MachineParts = { iommus: [], devices: [] };
 
 /** Brings the IOMMUs up and has their drivers probe the devices. Groups are numbered from `firstGroup` on. */
 export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: number): VfioDevice[] {
-  const driver = new ArmSmmuDriver(kernel);
-  const units = new Map<string, SmmuUnit>();
-  for (const { name } of parts.iommus) {
-    const unit = SmmuUnit.create(driver, { name, config: smmuV3Config() });
+  const drivers = new Map<Vendor, VendorDriver>();
+  const units = new Map<string, IommuUnit>();
+  for (const { name, vendor } of parts.iommus) {
+    const driver = drivers.get(vendor) ?? vendor(kernel);
+    drivers.set(vendor, driver);
+    const unit = driver.addUnit(name);
     assert(!failed(unit), `the driver cannot run ${name}`);
     units.set(name, unit);
   }
   return parts.devices.map((device, index) => {
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
-    const made = SmmuFunction.create(unit, {
-      name: device.name,
-      streamIds: [device.stream],
-      group: new IommuGroup(kernel, firstGroup + index),
-      pci: {
-        maxPasids: device.pasids,
-        pasidExec: false,
-        pasidPriv: false,
-        ats: device.ats ? 'optional' : 'none',
-      },
-    });
+    const made = unit.addFunction(device, new IommuGroup(kernel, firstGroup + index));
     assert(!failed(made), `${device.name} cannot be put behind ${device.iommu}`);
     return made;
   });

@@ -1,6 +1,7 @@
 import { z } from 'zod';
-import { DEFAULT_PARTS } from './build.ts';
 import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
+import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
+import { requesterIdOf } from './pci-address.ts';
 
 const profileNames = PROFILES.map((profile) => profile.name) as [string, ...string[]];
 
@@ -8,13 +9,18 @@ const name = z.string().min(1);
 
 const iommuSchema = z.strictObject({
   name: name.describe('How devices refer to it.'),
-  type: z.enum(['arm-smmu-v3']).describe('What hardware it is.'),
+  type: z.enum(IOMMU_TYPES).describe('What hardware it is.'),
 });
 
 const deviceSchema = z.strictObject({
-  name: name.describe('How traces call it; a PCI address (0000:0a:00.0) for a PCI function.'),
+  name: name.describe('Its PCI address (0000:0a:00.0), which is also its requester id.'),
   iommu: name.describe('The IOMMU that it is behind.'),
-  stream: z.int().min(0).max(0xffff).describe('Its stream id there.'),
+  stream: z
+    .int()
+    .min(0)
+    .max(0xffff)
+    .optional()
+    .describe('Behind an SMMUv3: its stream id; its requester id where that is left out.'),
   pasids: z.int().min(0).max(0x100000).default(0).describe('How many PASIDs it may use.'),
   ats: z.boolean().default(false).describe('Whether it has a translation cache of its own (PCI ATS).'),
 });
@@ -33,12 +39,19 @@ export const machineSchema = z
     devices: z.array(deviceSchema).default([...DEFAULT_PARTS.devices]),
   })
   .superRefine((machine, context) => {
-    const names = new Set(machine.iommus.map((iommu) => iommu.name));
+    const types = new Map(machine.iommus.map((iommu) => [iommu.name, iommu.type]));
     for (const [index, device] of machine.devices.entries()) {
-      if (names.has(device.iommu)) continue;
-      const known = [...names].join(', ') || 'none';
-      const message = `there is no IOMMU '${device.iommu}'; there are ${known}`;
-      context.addIssue({ code: 'custom', path: ['devices', index, 'iommu'], message });
+      const refuse = (key: string, message: string): void =>
+        context.addIssue({ code: 'custom', path: ['devices', index, key], message });
+      const type = types.get(device.iommu);
+      if (type === undefined) {
+        const known = [...types.keys()].join(', ') || 'none';
+        refuse('iommu', `there is no IOMMU '${device.iommu}'; there are ${known}`);
+      } else if (device.stream !== undefined && !STREAM_ID_TYPES.includes(type)) {
+        refuse('stream', `${type} has no stream ids: it knows a device by its PCI address`);
+      } else if (device.stream === undefined && requesterIdOf(device.name) === null) {
+        refuse('name', `'${device.name}' is no PCI address, such as 0000:0a:00.0`);
+      }
     }
   });
 

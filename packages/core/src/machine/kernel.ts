@@ -11,7 +11,7 @@ import { PhysicalSpace } from '../memory/physical-space.ts';
 import type { Task } from '../memory/process.ts';
 import { Trace } from '../trace/trace.ts';
 import { VfioDeviceFile, type VfioDevice } from '../vfio/cdev.ts';
-import { buildDevices, DEFAULT_PARTS, type MachineParts } from './build.ts';
+import { buildDevices, NO_PARTS, type MachineParts } from './build.ts';
 
 /** Group numbers below are the mock's devices', which come and go. */
 const DEVICE_GROUPS = 0x10000;
@@ -23,7 +23,7 @@ export interface KernelOptions {
   /** Whether the kernel's mock IOMMU is there; it is where this is left out. */
   readonly mock?: boolean;
   readonly trace?: Trace;
-  /** IOMMUs and devices; one SMMU with one device where this is left out. */
+  /** IOMMUs and devices: loadParts(). None where this is left out. */
   readonly parts?: MachineParts;
 }
 
@@ -45,7 +45,7 @@ export class Kernel implements KernelEnvironment {
     this.profile = options.profile ?? findProfile(DEFAULT_PROFILE)!;
     this.trace = options.trace ?? new Trace();
     this.mock = new MockIommu(this);
-    this.#parts = options.parts ?? DEFAULT_PARTS;
+    this.#parts = options.parts ?? NO_PARTS;
     this.deviceFiles = this.#parts.devices.map((_, index) => `/dev/vfio/devices/vfio${index}`);
     this.#shared = {
       kernel: this,

@@ -25,6 +25,7 @@ import {
 import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../abi/viommu.ts';
 import { findProfile } from '../iommufd/profile.ts';
 import { Kernel } from '../machine/kernel.ts';
+import { DEFAULT_PARTS, loadParts } from '../machine/parts.ts';
 import type { OpenFile } from '../memory/file.ts';
 import { SimulatedProcess, simulatedTask } from '../memory/simulated-process.ts';
 
@@ -35,6 +36,7 @@ const ARGUMENT = 0x1000n;
 const BUFFER = 0x10_0000n;
 const LENGTH = 0x4000n;
 const DEVICE = '/dev/vfio/devices/vfio0';
+const PARTS = await loadParts(DEFAULT_PARTS);
 
 /** A program on a machine; every file it opens has a descriptor. */
 class Program {
@@ -42,7 +44,7 @@ class Program {
   readonly #task = simulatedTask(this.process);
   readonly #kernel: Kernel;
 
-  constructor(kernel = new Kernel()) {
+  constructor(kernel = new Kernel({ parts: PARTS })) {
     this.#kernel = kernel;
     this.process.memory.map(ARGUMENT, 0x1000n);
     this.process.memory.map(BUFFER, LENGTH);
@@ -196,7 +198,7 @@ describe('attaching and DMA', () => {
   });
 
   it('knows PASIDs from Linux 6.15 on, and the token from 6.17 on', () => {
-    const program = new Program(new Kernel({ profile: findProfile('linux-6.12')! }));
+    const program = new Program(new Kernel({ parts: PARTS, profile: findProfile('linux-6.12')! }));
     const [iommufd, device] = [program.open('/dev/iommu'), program.open(DEVICE)];
     program.process.memory.write(ARGUMENT + 24n, Uint8Array.of(1));
     expect(program.bind(device, iommufd, { argsz: 32 })).toBe(0);
@@ -216,7 +218,7 @@ describe('attaching and DMA', () => {
   });
 
   it('leaves nothing behind when the program ends, in whatever order its files close', () => {
-    const kernel = new Kernel();
+    const kernel = new Kernel({ parts: PARTS });
     for (let round = 0; round < 3; round++) {
       const program = new Program(kernel);
       const [device, iommufd] = [program.open(DEVICE), program.open('/dev/iommu')];

@@ -1,0 +1,30 @@
+import { failed } from '../base/result.ts';
+import { ArmSmmuDriver } from '../iommu/arm-smmu-v3/driver/driver.ts';
+import { smmuV3Config } from '../iommu/arm-smmu-v3/hardware/config.ts';
+import { SmmuFunction, SmmuUnit } from '../iommu/arm-smmu-v3/platform.ts';
+import type { Vendor } from './vendor.ts';
+
+/** Arm SMMUv3. */
+export const armSmmuV3: Vendor = (kernel) => {
+  const driver = new ArmSmmuDriver(kernel);
+  return {
+    addUnit(name) {
+      const unit = SmmuUnit.create(driver, { name, config: smmuV3Config() });
+      if (failed(unit)) return unit;
+      return {
+        addFunction: (part, group) =>
+          SmmuFunction.create(unit, {
+            name: part.name,
+            streamIds: [part.requesterId],
+            group,
+            pci: {
+              maxPasids: part.pasids,
+              pasidExec: false,
+              pasidPriv: false,
+              ats: part.ats ? 'optional' : 'none',
+            },
+          }),
+      };
+    },
+  };
+};

@@ -1,0 +1,42 @@
+import { assert } from '../base/assert.ts';
+import type { DevicePart, MachineParts } from './build.ts';
+import { requesterIdOf } from './pci-address.ts';
+import type { Vendor } from './vendor.ts';
+
+// From what a machine file says to what a machine is built from.
+
+/** The kinds of IOMMU, by their drivers' names in Linux. A model is loaded where a machine has it: they are large. */
+const VENDORS = {
+  'arm-smmu-v3': async () => (await import('./arm-smmu-v3.ts')).armSmmuV3,
+} as const satisfies Record<string, () => Promise<Vendor>>;
+
+export type IommuType = keyof typeof VENDORS;
+export const IOMMU_TYPES = Object.keys(VENDORS) as [IommuType, ...IommuType[]];
+
+/** The kinds of IOMMU that know a device by a stream id, which is its requester id where nothing else is said. */
+export const STREAM_ID_TYPES: readonly IommuType[] = ['arm-smmu-v3'];
+
+/** What a machine file says of IOMMUs and devices. */
+export interface PartsDescription {
+  readonly iommus: readonly { readonly name: string; readonly type: IommuType }[];
+  readonly devices: readonly (Omit<DevicePart, 'requesterId'> & { readonly stream?: number | undefined })[];
+}
+
+/** One SMMU, and one device behind it: the machine of who names none. */
+export const DEFAULT_PARTS: PartsDescription = {
+  iommus: [{ name: 'smmu0', type: 'arm-smmu-v3' }],
+  devices: [{ name: '0000:0a:00.0', iommu: 'smmu0', stream: 0x20, pasids: 0x10000, ats: true }],
+};
+
+/** Loads the models of the IOMMUs that a machine has. */
+export async function loadParts(description: PartsDescription): Promise<MachineParts> {
+  const iommus = description.iommus.map(async ({ name, type }) => ({ name, vendor: await VENDORS[type]() }));
+  return {
+    iommus: await Promise.all(iommus),
+    devices: description.devices.map(({ stream, ...device }) => {
+      const requesterId = stream ?? requesterIdOf(device.name);
+      assert(requesterId !== null, `${device.name} has neither a PCI address nor a stream id`);
+      return { ...device, requesterId };
+    }),
+  };
+}

@@ -32,6 +32,7 @@ export const EBADFD = 77;
 export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
 export const EADDRINUSE = 98;
+export const ETIMEDOUT = 110;
 
 const NAMES: Readonly<Record<number, string>> = {
   [EPERM]: 'EPERM',
@@ -66,6 +67,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [EMSGSIZE]: 'EMSGSIZE',
   [EOPNOTSUPP]: 'EOPNOTSUPP',
   [EADDRINUSE]: 'EADDRINUSE',
+  [ETIMEDOUT]: 'ETIMEDOUT',
 };
 
 /** The name of an errno, or its number where it has none here. */

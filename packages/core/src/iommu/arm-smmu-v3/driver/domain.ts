@@ -19,7 +19,7 @@ import type { Entry } from './entry.ts';
 import { batchSelector, commandsFor, endsBatch, INV_ALL, type InvRange } from './invalidate.ts';
 import { InvalidationList } from './invalidation-list.ts';
 import type { ArmSmmuMaster } from './master.ts';
-import { pageBitmap, pickPages, POW2 } from './page-sizes.ts';
+import { pageBitmap, pickPages, POW2 } from '../../../pagetable/page-sizes.ts';
 import { MAIR, type ArmPageTable, type PageGather } from './page-table.ts';
 import type { ArmSmmu } from './smmu.ts';
 import { makeStage2Ste } from './ste.ts';

@@ -35,7 +35,7 @@ import { OFFSET } from '../spec/registers.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';
 import { resume, RESUME } from './commands.ts';
 import { ArmSmmuDomain } from './domain.ts';
-import { IdAllocator } from './ids.ts';
+import { IdAllocator } from '../../ids.ts';
 import type { ArmSmmuMaster } from './master.ts';
 import { ArmPageTable } from './page-table.ts';
 import { ArmSmmu, type ArmSmmuOptions } from './smmu.ts';

@@ -7,8 +7,6 @@ export const CMDQ_BATCH_ENTRIES = 64;
  * guest under QEMU sees the same kernel ask for 32768 events.
  */
 export const QUEUE_BYTES_LOG2_MAX = 20;
-/** Polls of a register that does not move before the hardware counts as dead: ARM_SMMU_POLL_TIMEOUT_US, a second. */
-export const POLLS_MAX = 4096;
 /** Events and page requests that one interrupt takes: Linux goes on for as long as there are some. */
 export const EVENTS_PER_INTERRUPT = 1 << 20;
 /** STRTAB_SPLIT: log2 of the STEs in a table of the second level. */

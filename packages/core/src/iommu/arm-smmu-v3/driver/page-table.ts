@@ -12,7 +12,7 @@ import {
   type Kernel,
 } from '../../driver.ts';
 import { TG0 } from '../spec/ste.ts';
-import { POW2 } from './page-sizes.ts';
+import { POW2 } from '../../../pagetable/page-sizes.ts';
 
 // The tables of ARM_64_LPAE_S1 and ARM_64_LPAE_S2, which is what the driver of Linux 7.3 maps with:
 // drivers/iommu/io-pgtable-arm.c. An address is a number below 2^52, a descriptor two u32.

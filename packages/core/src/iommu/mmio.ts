@@ -1,9 +1,11 @@
-import { fail, type Result } from '../../../base/result.ts';
-import { hex, lo32 } from '../../../base/u64.ts';
-import { ETIMEDOUT } from './errno.ts';
-import { POLLS_MAX } from './limits.ts';
+import { fail, type Result } from '../base/result.ts';
+import { hex, lo32 } from '../base/u64.ts';
+import { ETIMEDOUT } from '../abi/errno.ts';
 
-// How the driver reaches registers: readl(), writel() and writeq() of arch/arm64, and the loops around them.
+// How drivers reach registers: readl(), writel(), readq() and writeq(), and the loops around them.
+
+/** Polls of a register that does not move before the hardware counts as dead; Linux waits for a second or so. */
+export const POLLS_MAX = 4096;
 
 /** A device's registers, as its bus has them. Sizes are 4 and 8 bytes. */
 export interface RegisterBus {

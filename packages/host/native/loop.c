@@ -152,12 +152,14 @@ static bool prepare_path(struct supervisor *s, uint64_t va, int dirfd)
 
 	if (va == 0 || !read_path(s, va) || box->path_length == 0)
 		return prepare_empty_path(s, dirfd);
+	box->a[3] = box->path[box->path_length - 1] == '/';
+	follow = follow || box->a[3];
 	if (box->op == OP_OPEN) {
 		/* openat2() has its flags at the start of a struct, whose size is in a[2]. */
 		if (box->a[2] != 0 &&
 		    memory_read(s, box->tid, box->a[0], &box->a[0], sizeof(uint64_t)) < 0)
 			return false;
-		follow = !(box->a[0] & O_NOFOLLOW);
+		follow = !(box->a[0] & O_NOFOLLOW) || box->a[3];
 	}
 	return paths_candidate(s, dirfd, follow && box->op != OP_READLINK) && task_fresh_slot(s, box->tid);
 }

@@ -30,7 +30,10 @@
 #define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
 #endif
 
-/* What a stopped system call asks for, the same on every architecture. Mirrored in src/native.ts. */
+/*
+ * What a stopped system call asks for, the same on every architecture. Mirrored in src/native.ts. Where it has a path,
+ * a3 says whether that ended in a slash, which the path in the mailbox no longer does.
+ */
 enum op {
 	OP_NONE = 0,
 	OP_IOCTL,    /* fd, a0 = cmd, a1 = arg */

@@ -1,3 +1,4 @@
+import type { PciFunctionView } from '@viommu/core/machine/view';
 import type { Result } from '@viommu/core/base/result';
 import type { OpenFile } from '@viommu/core/memory/file';
 import type { Task } from '@viommu/core/memory/process';
@@ -6,6 +7,8 @@ import type { Task } from '@viommu/core/memory/process';
 export interface KernelSide {
   /** Device files that the machine has beside /dev/iommu. */
   readonly deviceFiles?: readonly string[];
+  /** The functions that sysfs shows. */
+  functions?(): readonly PciFunctionView[];
   /** open(2) of /dev/iommu, /dev/vfio/vfio or one of {@link deviceFiles}. `flags` are open(2)'s. Null: the path is not ours. */
   open(path: string, task: Task, flags: number): Result<OpenFile> | null;
 }

@@ -5,6 +5,7 @@ import type { Files } from './files.ts';
 import type { KernelSide } from './kernel-side.ts';
 import type { Mailbox, Native } from './native.ts';
 import type { Processes } from './processes.ts';
+import type { SysfsTree } from './sysfs/tree.ts';
 import type { NodeStat, VirtualNode } from './virtual-nodes.ts';
 
 /** The call goes on in the kernel as if it had not been stopped. */
@@ -25,6 +26,7 @@ export interface Machine {
   readonly processes: Processes;
   readonly nodes: ReadonlyMap<string, VirtualNode>;
   readonly faults: FaultAttributes;
+  readonly tree: SysfsTree;
 }
 
 /** Writes what stat(2) or statx(2) answers to the program: 0, or -EFAULT. */
@@ -53,4 +55,14 @@ export function putStat(
   ]);
   const written = extended ? native.putStatx(tid) : native.putStat(tid);
   return written === 0 ? -EFAULT : 0;
+}
+
+const O_CLOEXEC = 0o2000000;
+
+/** Gives the task a descriptor of ours as it is: the call's result. `flags`: open(2)'s. */
+export function hand(machine: Machine, fd: number, flags: number): Answer {
+  if (fd < 0) return fd;
+  const number = machine.native.addFd(fd, -1, (flags & O_CLOEXEC) !== 0, true);
+  machine.native.closeFd(fd);
+  return number < 0 ? number : ANSWERED;
 }

@@ -3,13 +3,15 @@ import { EACCES, EEXIST, EFAULT, EINVAL, EISDIR, ENOTDIR, ENXIO } from '@viommu/
 import { ENODATA } from './errno.ts';
 import { failed } from '@viommu/core/base/result';
 import { exact } from '@viommu/core/base/u64';
-import { OP } from './native.ts';
+import { OP, type Mailbox } from './native.ts';
 import { DEBUGFS } from './fault-attributes.ts';
 import type { InstalledFile } from './files.ts';
-import { ANSWERED, PASS, putStat, type Answer, type Machine } from './machine.ts';
+import { ANSWERED, hand, PASS, putStat, type Answer, type Machine } from './machine.ts';
 import { addToStatus } from './proc-text.ts';
 import type { HostTask } from './processes.ts';
 import { failNthFile } from './pseudo-files.ts';
+import { openTreeEntry, statOfTreeEntry, SYSFS_PATTERNS } from './sysfs/calls.ts';
+import { fromTree, type TreeEntry } from './sysfs/tree.ts';
 import {
   accessible,
   anonymousStat,
@@ -33,6 +35,7 @@ export const PATH_PATTERNS: readonly string[] = [
   '/proc/*/fd/*',
   DEBUGFS,
   `${DEBUGFS}/fail*`,
+  ...SYSFS_PATTERNS,
 ];
 
 const O_CREAT = 0o100;
@@ -51,15 +54,22 @@ export type Target =
   | { readonly kind: 'fault'; readonly what: 'directory' | 'file' }
   | { readonly kind: 'status'; readonly pid: number }
   | { readonly kind: 'fail-nth'; readonly pid: number; readonly tid: number }
-  | { readonly kind: 'descriptor'; readonly file: InstalledFile };
+  | { readonly kind: 'descriptor'; readonly file: InstalledFile }
+  | { readonly kind: 'tree'; readonly entry: TreeEntry };
 
-/** What an absolute path leads to; null where it is nothing of ours. */
-export function findTarget(machine: Machine, path: string): Target | null {
+/** What the call's absolute path leads to; null where it is nothing of ours. */
+export function findTarget(machine: Machine): Target | null {
+  const { box, tree } = machine;
+  const path = fromTree(box.path);
   const node = machine.nodes.get(path);
   if (node !== undefined) return { kind: 'node', node };
   if (path.startsWith(DEBUGFS)) {
     const what = machine.faults.kind(path);
     return what === null ? null : { kind: 'fault', what };
+  }
+  if (path.startsWith('/sys/') || path.startsWith('/dev/')) {
+    const entry = tree.find(path, followsLink(box));
+    return entry === null ? null : { kind: 'tree', entry };
   }
   const match = PROC_FILE.exec(path);
   if (match === null) return null;
@@ -69,6 +79,14 @@ export function findTarget(machine: Machine, path: string): Target | null {
   if (match[3] === 'fail-nth') return { kind: 'fail-nth', pid, tid };
   const file = machine.files.of(tid, Number.parseInt(match[4]!, 10));
   return file === undefined ? null : { kind: 'descriptor', file };
+}
+
+/** Whether the call wants what a link leads to. */
+function followsLink(box: Mailbox): boolean {
+  // A slash at the end: what is there must be a directory.
+  if (box.low(3) !== 0 || box.op === OP.ACCESS) return true;
+  if (box.op === OP.OPEN) return (box.low(0) & O_NOFOLLOW) === 0;
+  return box.op !== OP.READLINK && (box.low(1) & AT_SYMLINK_NOFOLLOW) === 0;
 }
 
 /** Answers the call in the mailbox. */
@@ -119,6 +137,8 @@ function statOf(machine: Machine, target: Target): NodeStat | null {
       return plain(S_IFREG | 0o644);
     case 'descriptor':
       return statOfFile(machine, target.file);
+    case 'tree':
+      return statOfTreeEntry(target.entry);
   }
 }
 
@@ -138,6 +158,8 @@ function open(machine: Machine, task: HostTask, target: Target, path: string, fl
       // fs/open.c: opening /proc/self/fd/N opens what it links to once more, which files without a path refuse.
       return node === null ? -ENXIO : openNode(machine, task, node, flags);
     }
+    case 'tree':
+      return openTreeEntry(machine, task, target.entry, flags);
   }
 }
 
@@ -171,23 +193,15 @@ function taskName({ tid, process: { pid } }: HostTask): string {
   return tid === pid ? String(pid) : `${pid}/${tid}`;
 }
 
-/** An empty directory: what is in it can be opened, and is not listed. */
 function openDirectory(machine: Machine, path: string, flags: number): Answer {
-  return openFault(machine, path, 'directory', flags);
+  const entry = machine.tree.find(path, true);
+  return entry === null ? PASS : hand(machine, machine.tree.openDirectory(entry), flags);
 }
 
 function openFault(machine: Machine, path: string, what: 'directory' | 'file', flags: number): Answer {
   if (what === 'file' && (flags & O_DIRECTORY) !== 0) return -ENOTDIR;
   if (what === 'directory' && asksToWrite(flags)) return -EISDIR;
   return hand(machine, machine.faults.open(path, what, flags), flags);
-}
-
-/** Gives the task a descriptor of ours as it is. */
-function hand(machine: Machine, fd: number, flags: number): Answer {
-  if (fd < 0) return fd;
-  const number = machine.native.addFd(fd, -1, (flags & O_CLOEXEC) !== 0, true);
-  machine.native.closeFd(fd);
-  return number < 0 ? number : ANSWERED;
 }
 
 function openStatus(machine: Machine, pid: number, path: string, flags: number): Answer {
@@ -219,12 +233,16 @@ function openFailNth(
   return fd < 0 ? fd : ANSWERED;
 }
 
+function linkName({ file, node }: InstalledFile): string {
+  return node?.path ?? (file.type === 'pseudo' ? '/proc/self/fail-nth' : LINK_NAMES[file.type]);
+}
+
 function readlink(machine: Machine, task: HostTask, target: Target): Answer {
-  if (target.kind === 'node' || target.kind === 'fault') return -EINVAL;
-  if (target.kind !== 'descriptor') return PASS;
   const { box } = machine;
-  const { file, node } = target.file;
-  const name = node?.path ?? (file.type === 'pseudo' ? '/proc/self/fail-nth' : LINK_NAMES[file.type]);
+  let name: string;
+  if (target.kind === 'descriptor') name = linkName(target.file);
+  else if (target.kind === 'tree' && target.entry.node.kind === 'link') name = target.entry.node.target;
+  else return target.kind === 'status' || target.kind === 'fail-nth' ? PASS : -EINVAL;
   const size = exact(box.arg(1) & 0x7fff_ffffn);
   if (size === 0) return -EINVAL;
   const bytes = new TextEncoder().encode(name).subarray(0, size);

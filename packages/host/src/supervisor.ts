@@ -22,6 +22,8 @@ import {
   StartFailure,
   type ProgramOptions,
 } from './spawn.ts';
+import { sysfsContents } from './sysfs/contents.ts';
+import { SysfsTree } from './sysfs/tree.ts';
 import { deviceNodes } from './virtual-nodes.ts';
 
 /** How a program is supervised. */
@@ -99,6 +101,7 @@ export class Supervisor {
       throw error;
     } finally {
       this.#native.close();
+      this.#machine.tree.remove();
     }
     this.#machine.files.releaseAll();
     this.#shared.settle();
@@ -130,15 +133,18 @@ export class Supervisor {
       behind: (tid, fd) => files.behind(tid, fd),
       install: (task, file, closeOnExec) => files.install(task, file, { ...O_CLOEXEC_ONLY, closeOnExec }),
     });
+    const { kernel } = options;
+    const nodes = deviceNodes(Math.floor(performance.timeOrigin / 1000), kernel.deviceFiles);
     return {
       native,
       box,
       files,
       processes,
-      kernel: options.kernel,
+      kernel,
       trace: options.trace ?? new Trace(),
-      nodes: deviceNodes(Math.floor(performance.timeOrigin / 1000), options.kernel.deviceFiles),
+      nodes,
       faults: new FaultAttributes(native),
+      tree: new SysfsTree(directory, () => sysfsContents(kernel.functions?.() ?? [], nodes)),
     };
   }
 
@@ -243,7 +249,7 @@ export class Supervisor {
       case OP.STATX:
       case OP.READLINK:
       case OP.XATTR: {
-        const target = findTarget(machine, box.path);
+        const target = findTarget(machine);
         const task = target === null ? null : this.#enter();
         return task === null ? PASS : answerPathCall(machine, task, target!);
       }

@@ -17,8 +17,12 @@ const MISC_MAJOR = 10;
 const IOMMU_MINOR = 125;
 /** include/linux/miscdevice.h VFIO_MINOR. */
 const VFIO_MINOR = 196;
-/** drivers/vfio/device_cdev.c vfio_cdev_init() takes a dynamic major number; they are given from 511 down. */
+/**
+ * drivers/vfio/device_cdev.c vfio_cdev_init() and group.c vfio_group_init() take dynamic major numbers; they are given
+ * from 511 down.
+ */
 const VFIO_DEVICE_MAJOR = 511;
+const VFIO_GROUP_MAJOR = 510;
 /** Inode numbers of devtmpfs are small; ours are out of their way. */
 const FIRST_INODE = 0x7e00;
 
@@ -45,7 +49,7 @@ export interface VirtualNode {
   readonly stat: NodeStat;
 }
 
-/** The device files and directories below /dev. */
+/** The device files and directories below /dev. The minor of one of `deviceFiles` is the number in its name. */
 export function deviceNodes(
   startSeconds: number,
   deviceFiles: readonly string[] = [],
@@ -69,7 +73,10 @@ export function deviceNodes(
   add('/dev/vfio', S_IFDIR | 0o755, 0, 0);
   add('/dev/vfio/vfio', S_IFCHR | 0o660, MISC_MAJOR, VFIO_MINOR);
   add('/dev/vfio/devices', S_IFDIR | 0o755, 0, 0);
-  for (const [index, path] of deviceFiles.entries()) add(path, S_IFCHR | 0o660, VFIO_DEVICE_MAJOR, index);
+  for (const path of deviceFiles) {
+    const major = path.startsWith('/dev/vfio/devices/') ? VFIO_DEVICE_MAJOR : VFIO_GROUP_MAJOR;
+    add(path, S_IFCHR | 0o660, major, Number.parseInt(/\d+$/.exec(path)?.[0] ?? '0', 10));
+  }
   return nodes;
 }
 

@@ -2,6 +2,7 @@ import { EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY, ESPIPE } from '@viommu/core/abi
 import { fail, failed, type Result } from '@viommu/core/base/result';
 import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
+import type { PciFunctionView } from '@viommu/core/machine/view';
 import { CAP_IPC_LOCK, type Process, type SharedFile, type Task } from '@viommu/core/memory/process';
 import type { KernelSide } from '../kernel-side.ts';
 
@@ -258,10 +259,25 @@ function kindOf(process: Process, fd: number): number {
   return file.memfd ? 3 : 2;
 }
 
+const STUB_CONFIG = new Uint8Array(256);
+STUB_CONFIG.set([0x86, 0x80, 0xc9, 0x10, 0x06, 0, 0x10, 0, 0x01, 0x00, 0x00, 0x02]);
+
+const STUB_FUNCTION: PciFunctionView = {
+  name: '0000:7a:00.0',
+  vfio: 0,
+  group: 0,
+  iommu: { name: 'stub-iommu0', type: 'stub' },
+  config: () => STUB_CONFIG,
+  resources: () => [{ start: 0xf000_0000n, last: 0xf000_3fffn, flags: 0x40200 }],
+  reserved: () => [{ start: 0x800_0000n, last: 0x80f_ffffn, type: 'msi' }],
+};
+
 /** The stand-in kernel. */
 export function stubKernel(): KernelSide {
   const state = new State();
   return {
+    deviceFiles: ['/dev/vfio/devices/vfio0', '/dev/vfio/0'],
+    functions: () => [STUB_FUNCTION],
     open: (path) => (path === '/dev/iommu' ? new StubIommufd(state) : fail(ENOENT, `no ${path}`)),
   };
 }

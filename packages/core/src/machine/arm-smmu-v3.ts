@@ -12,18 +12,21 @@ export const armSmmuV3: Vendor = (kernel) => {
       const unit = SmmuUnit.create(driver, { name, config: smmuV3Config() });
       if (failed(unit)) return unit;
       return {
-        addFunction: (part, group) =>
-          SmmuFunction.create(unit, {
-            name: part.name,
-            streamIds: [part.requesterId],
+        addFunction(part, group) {
+          const { name, requesterId, pasids, pasidExec, pasidPriv, ats } = part;
+          const made = SmmuFunction.create(unit, {
+            name,
+            streamIds: [requesterId],
             group,
             pci: {
-              maxPasids: part.pasids,
-              pasidExec: false,
-              pasidPriv: false,
-              ats: part.ats ? 'optional' : 'none',
+              maxPasids: pasids,
+              pasidExec,
+              pasidPriv,
+              ats: ats === null ? 'none' : { required: false, ...ats },
             },
-          }),
+          });
+          return failed(made) ? made : { device: made, port: made.port };
+        },
       };
     },
   };

@@ -2,8 +2,11 @@ import { assert } from '../base/assert.ts';
 import { failed } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
+import { pciDisableAts, pciEnableAts, pciEnablePasid } from '../pci/bus-driver.ts';
+import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { VfioDevice } from '../vfio/cdev.ts';
-import type { FunctionPart, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
+import { DEVICE_MODELS, type DeviceModelName } from './device-models.ts';
+import type { FunctionAts, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** An IOMMU of a machine. */
 export interface IommuPart {
@@ -12,9 +15,18 @@ export interface IommuPart {
 }
 
 /** A device of a machine, which VFIO offers to programs. */
-export interface DevicePart extends FunctionPart {
+export interface DevicePart {
+  readonly name: string;
+  /** What the IOMMU knows it by: a PCI requester id (bus, device, function), or a stream id. */
+  readonly requesterId: number;
   /** The name of its IOMMU. */
   readonly iommu: string;
+  /** How many PASIDs it may use; 0 where it has no PASID capability. */
+  readonly pasids: number;
+  /** Whether it has a translation cache of its own. */
+  readonly ats: boolean;
+  /** What it does on its own. */
+  readonly model: DeviceModelName;
 }
 
 /** What a machine has beside the kernel's own mock. */
@@ -39,8 +51,23 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
   return parts.devices.map((device, index) => {
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
-    const made = unit.addFunction(device, new IommuGroup(kernel, firstGroup + index));
+    const pci = makeFunction(device);
+    const part = { ...device, ...pciEnablePasid(pci), ats: device.ats ? atsOf(pci) : null };
+    const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + index));
     assert(!failed(made), `${device.name} cannot be put behind ${device.iommu}`);
-    return made;
+    pci.dma.connect(made.port);
+    return { name: device.name, device: made.device, pci };
   });
+}
+
+function makeFunction({ name, model, ats, pasids }: DevicePart): PciFunction {
+  const features: TranslationFeatures = {
+    ...(ats ? { ats: {}, pri: 32 } : {}),
+    ...(pasids > 0 ? { pasid: { width: Math.max(1, Math.ceil(Math.log2(pasids))) } } : {}),
+  };
+  return new PciFunction(name, DEVICE_MODELS[model](features));
+}
+
+function atsOf(pci: PciFunction): FunctionAts {
+  return { enable: (stu) => pciEnableAts(pci, stu), disable: () => pciDisableAts(pci) };
 }

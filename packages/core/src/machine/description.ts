@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
+import { DEVICE_MODEL_NAMES } from './device-models.ts';
 import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
 import { requesterIdOf } from './pci-address.ts';
 
@@ -23,6 +24,7 @@ const deviceSchema = z.strictObject({
     .describe('Behind an SMMUv3: its stream id; its requester id where that is left out.'),
   pasids: z.int().min(0).max(0x100000).default(0).describe('How many PASIDs it may use.'),
   ats: z.boolean().default(false).describe('Whether it has a translation cache of its own (PCI ATS).'),
+  model: z.enum(DEVICE_MODEL_NAMES).default('none').describe('What it does on its own.'),
 });
 
 /** What a machine file may say. Unknown keys are errors: a typing mistake must not be a default. */

@@ -25,7 +25,9 @@ export interface PartsDescription {
 /** One SMMU, and one device behind it: the machine of who names none. */
 export const DEFAULT_PARTS: PartsDescription = {
   iommus: [{ name: 'smmu0', type: 'arm-smmu-v3' }],
-  devices: [{ name: '0000:0a:00.0', iommu: 'smmu0', stream: 0x20, pasids: 0x10000, ats: true }],
+  devices: [
+    { name: '0000:0a:00.0', iommu: 'smmu0', stream: 0x20, pasids: 0x10000, ats: true, model: 'none' },
+  ],
 };
 
 /** Loads the models of the IOMMUs that a machine has. */

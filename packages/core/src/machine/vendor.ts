@@ -1,25 +1,44 @@
 import type { Result } from '../base/result.ts';
-import type { Kernel } from '../iommu/driver.ts';
+import type { DmaPort } from '../iommu/dma-port.ts';
+import type { Device, Kernel } from '../iommu/driver.ts';
 import type { IommuGroup } from '../iommu/group.ts';
-import type { VfioDevice } from '../vfio/cdev.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
 
-/** A PCI function behind an IOMMU. */
+/** How an IOMMU's driver turns a function's ATS on and off: drivers/pci/ats.c. */
+export interface FunctionAts {
+  /** pci_enable_ats(): `stu` is log2 of the bytes of the smallest translation unit. */
+  enable(stu: number): void;
+  /** pci_disable_ats() */
+  disable(): void;
+}
+
+/** A PCI function, as the driver of the IOMMU that it is behind looks at it. */
 export interface FunctionPart {
   readonly name: string;
   /** What the IOMMU knows it by: a PCI requester id (bus, device, function), or a stream id. */
   readonly requesterId: number;
   /** How many PASIDs it may use; 0 where it has no PASID capability. */
   readonly pasids: number;
-  /** Whether it has a translation cache of its own. */
-  readonly ats: boolean;
+  /** What of PASIDs is enabled. */
+  readonly pasidExec: boolean;
+  readonly pasidPriv: boolean;
+  /** Null where it has no translation cache of its own. */
+  readonly ats: FunctionAts | null;
+}
+
+/** A function behind an IOMMU. */
+export interface PlacedFunction {
+  /** As the driver knows it. */
+  readonly device: Device;
+  /** Where its requests go. */
+  readonly port: DmaPort;
 }
 
 /** An IOMMU that is up. */
 export interface IommuUnit {
-  /** Makes a device behind it, and has the driver probe it. */
-  addFunction(part: FunctionPart, group: IommuGroup): Result<VfioDevice>;
+  /** Puts a function behind it, and has the driver probe it. */
+  addFunction(part: FunctionPart, group: IommuGroup): Result<PlacedFunction>;
 }
 
 /** The driver of one kind of IOMMU in a machine. */

@@ -25,22 +25,16 @@ import { IommufdContext } from '../iommufd/context.ts';
 import { bindDevice, unbindDevice, type IommufdDevice } from '../iommufd/device.ts';
 import type { OpenFile } from '../memory/file.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
+import type { PciFunction } from '../pci/function.ts';
 
 // drivers/vfio/device_cdev.c and iommufd.c: /dev/vfio/devices/vfioN.
 
-/** One DMA as a device does it. */
-export interface DmaRequest {
-  readonly write: boolean;
-  readonly iova: bigint;
-  readonly pasid: number | null;
-  /** What is written, or room for what is read. */
-  readonly data: Uint8Array;
-}
-
 /** A device that VFIO offers to programs. */
-export interface VfioDevice extends Device {
-  /** Does one DMA through the device's IOMMU. EIO with the fault as the reason where it does not pass. */
-  dma(request: DmaRequest): Result<void>;
+export interface VfioDevice {
+  readonly name: string;
+  /** As its IOMMU's driver knows it. */
+  readonly device: Device;
+  readonly pci: PciFunction;
 }
 
 // Linux releases that first know of VFIO_DEVICE_ATTACH_PASID, and of token_uuid_ptr.
@@ -108,7 +102,7 @@ export class VfioDeviceFile implements OpenFile {
     if (!(file instanceof IommufdContext))
       return fail(EBADFD, `descriptor ${bind.iommufd} is not an iommufd`);
     if (users.has(this.#device)) return fail(EINVAL, `${this.#device.name} has another user`);
-    const idev = bindDevice(file, this.#device, true);
+    const idev = bindDevice(file, this.#device.device, true);
     if (failed(idev)) return idev;
     this.#bound = { context: file, idev };
     users.set(this.#device, this);
@@ -174,7 +168,7 @@ export class VfioDeviceFile implements OpenFile {
     flags: number,
   ): Result<number | null> {
     if ((flags & VFIO_DEVICE_ATTACH_PASID) === 0) return null;
-    if (this.#device.maxPasids === 0) return fail(EOPNOTSUPP, `${this.#device.name} has no PASIDs`);
+    if (this.#device.device.maxPasids === 0) return fail(EOPNOTSUPP, `${this.#device.name} has no PASIDs`);
     if (argsz < end) return fail(EINVAL, 'argsz has no room for pasid');
     return readWord(memory, arg + BigInt(offset));
   }
@@ -206,8 +200,11 @@ export class VfioDeviceFile implements OpenFile {
     const data = new Uint8Array(exact(cmd.length));
     if (write && !memory.read(cmd.data, data)) return fail(EFAULT, 'data cannot be read');
     const pasid = (cmd.flags & VIOMMU_DEVICE_DMA_PASID) !== 0 ? cmd.pasid : null;
-    const rc = this.#device.dma({ write, iova: cmd.iova, pasid, data });
-    if (failed(rc)) return fail(EIO, rc.reason);
+    // Its driver would have turned on what the configuration of the function turns on.
+    const options = { pasid, forced: true };
+    const { dma } = this.#device.pci;
+    const stopped = write ? dma.write(cmd.iova, data, options) : dma.read(cmd.iova, data, options);
+    if (stopped !== null) return fail(EIO, stopped.reason);
     if (!write && !memory.write(cmd.data, data)) return fail(EFAULT, 'data cannot be written');
     return 0;
   }

@@ -1,15 +1,16 @@
 import { fail, failed, type Result } from '../../base/result.ts';
-import { hex, hi32, lo32 } from '../../base/u64.ts';
+import { hi32, lo32 } from '../../base/u64.ts';
 import { EAGAIN, EIO } from '../../abi/errno.ts';
 import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
-import { ArmSmmuMaster, type MasterOptions, type PciFunction } from './driver/master.ts';
+import { ArmSmmuMaster, type MasterOptions, type PciAts, type PciFunction } from './driver/master.ts';
 import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
 import type { SmmuV3Config } from './hardware/config.ts';
 import type { Endpoint } from './hardware/endpoint.ts';
 import type { PageResponse } from './hardware/pri-queue.ts';
 import { SmmuV3, type AccessResult } from './hardware/smmu.ts';
 import type { Transaction } from './hardware/transaction.ts';
+import { abortOf, SmmuPort } from './port.ts';
 
 // Where an SMMU and its driver meet, and what a device does that sits behind both.
 
@@ -59,8 +60,12 @@ export interface SmmuDma {
 }
 
 export interface FunctionOptions extends Omit<MasterOptions, 'pci'> {
-  /** A PCI function with these PASIDs (0 for none) and, where `ats` says so, a translation cache; null for another device. */
-  readonly pci?: (Omit<PciFunction, 'ats'> & { readonly ats?: 'optional' | 'required' | 'none' }) | null;
+  /**
+   * A PCI function with these PASIDs (0 for none) and, where `ats` says so, a translation cache: one that is made with it,
+   * or that of whoever is connected to its port, who says how to turn it on. Null for another device.
+   */
+  readonly pci?:
+    (Omit<PciFunction, 'ats'> & { readonly ats?: 'optional' | 'required' | 'none' | PciAts }) | null;
   /** Entries of the translation cache. */
   readonly atcEntries?: number;
 }
@@ -69,6 +74,8 @@ export interface FunctionOptions extends Omit<MasterOptions, 'pci'> {
 export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
   readonly unit: SmmuUnit;
   readonly atc: Atc | null;
+  /** For a device model: connected to it, the device has neither a cache nor page responses here. */
+  readonly port: SmmuPort;
   /** False: Invalidate Requests time out. */
   answersInvalidations = true;
   /** Page responses that came, the newest last. */
@@ -77,11 +84,12 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
   /** Makes the device and has the driver probe it. */
   static create(unit: SmmuUnit, options: FunctionOptions): Result<SmmuFunction> {
     const { pci = null, ...rest } = options;
-    const ats = pci !== null && (pci.ats ?? 'none') !== 'none';
-    const atc = ats ? new Atc(options.atcEntries) : null;
+    const ats = pci?.ats ?? 'none';
+    const atc = ats === 'optional' || ats === 'required' ? new Atc(options.atcEntries) : null;
+    const own = atc === null ? null : atsOf(atc, ats === 'required');
     const made = new SmmuFunction(unit, atc, {
       ...rest,
-      pci: pci === null ? null : { ...pci, ats: atc === null ? null : atsOf(atc, pci.ats === 'required') },
+      pci: pci === null ? null : { ...pci, ats: typeof ats === 'object' ? ats : own },
     });
     const probed = unit.smmu.probeDevice(made);
     if (failed(probed)) return probed;
@@ -93,6 +101,8 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
     super(unit.smmu, options);
     this.unit = unit;
     this.atc = atc;
+    const { name, stallEnabled: stallable } = this;
+    this.port = new SmmuPort(unit.hardware, unit.smmu, { name, streamId: this.sid, stallable });
   }
 
   get sid(): number {
@@ -116,18 +126,8 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
   dma(request: SmmuDma): Result<void> {
     const result = this.access(request);
     this.smmu.serveInterrupts();
-    const { stopped, done } = result;
-    if (stopped === null) return;
-    const where = `${this.name} at ${hex(request.iova + BigInt(done))}`;
-    if (stopped === 'bus') return fail(EIO, `${where}: nothing answers at the translated address`);
-    if (stopped.kind === 'stalled') {
-      const { outcome } = stopped.stall;
-      return outcome === null
-        ? fail(EAGAIN, `${where}: stalled`)
-        : fail(EIO, `${where}: ${outcome.kind} after a stall`);
-    }
-    const { event } = stopped;
-    return fail(EIO, `${where}: ${event === null ? 'aborted' : `event 0x${event.type.toString(16)}`}`);
+    const stopped = abortOf(result, this.name, request.iova);
+    if (stopped !== null) return fail(stopped.kind === 'stalled' ? EAGAIN : EIO, stopped.reason);
   }
 
   /** The same, with the hardware's own answer, and interrupts not yet served. */

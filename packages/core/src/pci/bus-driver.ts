@@ -1,0 +1,63 @@
+import type { PciFunction } from './function.ts';
+import {
+  PCI_ATS_CTRL,
+  PCI_ATS_CTRL_ENABLE,
+  PCI_CFG_SPACE_EXP_BYTES,
+  PCI_EXT_CAP_ID_ATS,
+  PCI_EXT_CAP_ID_PASID,
+  PCI_PASID_CAP,
+  PCI_PASID_CAP_EXEC,
+  PCI_PASID_CAP_PRIV,
+  PCI_PASID_CTRL,
+  PCI_PASID_CTRL_ENABLE,
+} from './spec.ts';
+
+// What Linux's PCI core does to functions on behalf of IOMMU drivers and VFIO: drivers/pci.
+
+const STU_SHIFT = 12;
+
+/** drivers/pci/ats.c pci_enable_ats(): `stu` is log2 of the bytes of the smallest translation unit. */
+export function pciEnableAts(pci: PciFunction, stu: number): void {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_ATS);
+  if (at !== 0) pci.writeConfig(at + PCI_ATS_CTRL, 2, PCI_ATS_CTRL_ENABLE | (stu - STU_SHIFT));
+}
+
+/** pci_disable_ats() */
+export function pciDisableAts(pci: PciFunction): void {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_ATS);
+  if (at === 0) return;
+  const control = pci.readConfig(at + PCI_ATS_CTRL, 2);
+  pci.writeConfig(at + PCI_ATS_CTRL, 2, control & ~PCI_ATS_CTRL_ENABLE);
+}
+
+/** pci_max_pasids(): 0 without the capability. */
+export function pciMaxPasids(pci: PciFunction): number {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PASID);
+  return at === 0 ? 0 : 2 ** ((pci.readConfig(at + PCI_PASID_CAP, 2) >>> 8) & 0x1f);
+}
+
+/** pci_pasid_features(), and pci_enable_pasid() with all of them. */
+export function pciEnablePasid(pci: PciFunction): { pasidExec: boolean; pasidPriv: boolean } {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PASID);
+  if (at === 0) return { pasidExec: false, pasidPriv: false };
+  const features = pci.readConfig(at + PCI_PASID_CAP, 2) & (PCI_PASID_CAP_EXEC | PCI_PASID_CAP_PRIV);
+  pci.writeConfig(at + PCI_PASID_CTRL, 2, PCI_PASID_CTRL_ENABLE | features);
+  return {
+    pasidExec: (features & PCI_PASID_CAP_EXEC) !== 0,
+    pasidPriv: (features & PCI_PASID_CAP_PRIV) !== 0,
+  };
+}
+
+/**
+ * drivers/pci/pci.c pci_reset_function(): a Function Level Reset, with the configuration saved before and restored after
+ * it. Translations that the function had are gone.
+ */
+export function pciResetFunction(pci: PciFunction): void {
+  const saved: number[] = [];
+  for (let at = 0; at < PCI_CFG_SPACE_EXP_BYTES; at += 4) saved.push(pci.readConfig(at, 4));
+  pci.reset();
+  for (const [index, value] of saved.entries()) {
+    const at = index * 4;
+    if (pci.readConfig(at, 4) !== value) pci.writeConfig(at, 4, value);
+  }
+}

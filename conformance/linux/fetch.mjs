@@ -5,28 +5,27 @@
 //
 // fetch.mjs [--mirror URL] [--force]
 
-import { spawn, spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, renameSync, rmSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { debianMirror, parseDeb822, parseList } from './sources.mjs';
+import {
+  configureApt,
+  download,
+  findMirror,
+  lastWords,
+  needTools,
+  progress,
+  run,
+  runScript,
+  terminal,
+  Trouble,
+  updateLists,
+  versionsOf,
+  withWork,
+} from '../debian/apt.mjs';
 import { cache, fetched, markFetched, RELEASE, tree } from './tree.mjs';
 
 const SUITE = 'trixie-backports';
 const SOURCE = `linux-source-${RELEASE}`;
-const KEYRINGS = [
-  '/usr/share/keyrings/debian-archive-keyring.gpg',
-  '/usr/share/keyrings/debian-archive-keyring.pgp',
-];
 const MEMBERS = [
   'include/uapi',
   'drivers/iommu/iommufd/iommufd_test.h',
@@ -50,140 +49,6 @@ const MEMBERS = [
   'scripts/subarch.include',
 ];
 
-/** What a person can do something about: printed without a stack. */
-class Trouble extends Error {}
-
-const terminal = process.stderr.isTTY === true;
-
-function progress(text) {
-  if (terminal) process.stderr.write(`\r\x1b[K${text}`);
-}
-
-function needTools() {
-  const packages = { 'apt-get': 'apt', 'dpkg-deb': 'dpkg', tar: 'tar', xz: 'xz-utils', bash: 'bash' };
-  for (const [tool, name] of Object.entries(packages)) {
-    if (spawnSync(tool, ['--version'], { stdio: 'ignore' }).error === undefined) continue;
-    throw new Trouble(
-      `There is no ${tool} here (package ${name}). Linux's headers come as Debian packages, which need it; on another ` +
-        `system, run this in a Debian container that has the repository mounted, and .cache/ serves here too.`,
-    );
-  }
-}
-
-function systemSources() {
-  const shell = spawnSync(
-    'apt-config',
-    ['shell', 'LIST', 'Dir::Etc::sourcelist/f', 'PARTS', 'Dir::Etc::sourceparts/d'],
-    { encoding: 'utf8' },
-  );
-  const path = (name, fallback) =>
-    new RegExp(`^${name}='(.*)'$`, 'm').exec(shell.stdout ?? '')?.[1] ?? fallback;
-  const list = path('LIST', '/etc/apt/sources.list');
-  const parts = path('PARTS', '/etc/apt/sources.list.d/').replace(/\/$/, '');
-  const files = existsSync(list) ? [list] : [];
-  if (existsSync(parts))
-    files.push(
-      ...readdirSync(parts)
-        .sort()
-        .map((name) => `${parts}/${name}`),
-    );
-  return files.flatMap((file) => {
-    if (file.endsWith('.list')) return parseList(readFileSync(file, 'utf8'));
-    return file.endsWith('.sources') ? parseDeb822(readFileSync(file, 'utf8')) : [];
-  });
-}
-
-function findMirror() {
-  const mirror = debianMirror(systemSources());
-  if (mirror !== null) return mirror;
-  throw new Trouble(
-    'The configuration of apt names no mirror of the Debian archive. Name one: fetch.mjs --mirror URL, where URL is ' +
-      'what a line of sources.list has between "deb" and the suite.',
-  );
-}
-
-/** Writes a configuration that keeps apt inside `work`, and answers the arguments that make apt use it. */
-function configureApt(work, mirror) {
-  const keyring = KEYRINGS.find((file) => existsSync(file));
-  if (keyring === undefined) {
-    throw new Trouble(
-      `The keys of the Debian archive are not here (${KEYRINGS[0]}): install debian-archive-keyring.`,
-    );
-  }
-  for (const directory of ['lists/partial', 'cache/archives/partial']) {
-    mkdirSync(`${work}/${directory}`, { recursive: true });
-  }
-  writeFileSync(`${work}/sources.list`, `deb [signed-by=${keyring}] ${mirror} ${SUITE} main\n`);
-  // -c is read after the system's configuration, so that proxies and credentials hold; hooks and pins must not.
-  writeFileSync(
-    `${work}/apt.conf`,
-    [
-      '#clear APT::Update::Pre-Invoke;',
-      '#clear APT::Update::Post-Invoke;',
-      '#clear APT::Update::Post-Invoke-Success;',
-      `Dir::Etc::sourcelist "${work}/sources.list";`,
-      'Dir::Etc::sourceparts "-";',
-      'Dir::Etc::preferences "/dev/null";',
-      'Dir::Etc::preferencesparts "-";',
-      `Dir::State::lists "${work}/lists";`,
-      'Dir::State::status "/dev/null";',
-      `Dir::Cache "${work}/cache";`,
-      'Acquire::Languages "none";',
-      'Acquire::Retries "3";',
-      'APT::Status-Fd "3";',
-      '',
-    ].join('\n'),
-  );
-  return ['-c', `${work}/apt.conf`];
-}
-
-/** Runs a command; its own words are kept for the message of a failure. */
-function run(command, args, cwd, onPercent) {
-  return new Promise((resolve) => {
-    const child = spawn(command, args, {
-      cwd,
-      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-      env: { ...process.env, LC_ALL: 'C.UTF-8' },
-    });
-    let stdout = '';
-    let stderr = '';
-    child.stdout.on('data', (data) => (stdout += data));
-    child.stderr.on('data', (data) => (stderr += data));
-    child.stdio[3].on('data', (data) => {
-      const percent = /^dlstatus:[^:]*:([\d.]+):/m.exec(String(data))?.[1];
-      if (percent !== undefined) onPercent?.(Math.floor(Number(percent)));
-    });
-    child.on('error', (error) => resolve({ status: 127, stdout, stderr: String(error) }));
-    child.on('close', (status) => resolve({ status, stdout, stderr }));
-  });
-}
-
-function lastWords(text) {
-  const lines = text.split('\n').filter((line) => line.trim() !== '');
-  return lines
-    .slice(-8)
-    .map((line) => `    ${line}`)
-    .join('\n');
-}
-
-async function updateLists(apt) {
-  progress(`Asking Debian what is in ${SUITE} …`);
-  const { status, stdout, stderr } = await run('apt-get', [...apt, 'update', '--error-on=any']);
-  if (status === 0) return;
-  const words = `${stdout}\n${stderr}`;
-  const cause = /NO_PUBKEY|Missing key|not signed/.test(words)
-    ? `The keys here do not know who signed ${SUITE}: update the package debian-archive-keyring.`
-    : /404|does not have a Release file/.test(words)
-      ? `The mirror that apt is configured with does not carry ${SUITE}; another one: fetch.mjs --mirror URL.`
-      : 'The mirror that apt is configured with could not be reached; is there a network?';
-  throw new Trouble(`${cause} apt says:\n${lastWords(stderr)}`);
-}
-
-async function versionsOf(apt, name) {
-  const { stdout } = await run('apt-cache', [...apt, 'show', name]);
-  return [...stdout.matchAll(/^Version: (.*)$/gm)].map((match) => match[1]);
-}
-
 async function chooseVersion(apt) {
   const [version] = await versionsOf(apt, SOURCE);
   const libc = await versionsOf(apt, 'linux-libc-dev');
@@ -198,18 +63,15 @@ async function chooseVersion(apt) {
   );
 }
 
-async function download(apt, work, version) {
-  const show = (percent) => progress(`Fetching Linux ${version} … ${percent} %`);
-  show(0);
-  const packages = [`linux-libc-dev=${version}`, `${SOURCE}=${version}`];
-  const { status, stderr } = await run('apt-get', [...apt, 'download', ...packages], work, show);
-  if (status !== 0)
-    throw new Trouble(`Linux ${version} could not be downloaded. apt says:\n${lastWords(stderr)}`);
-  const file = (name) => `${work}/${readdirSync(work).find((entry) => entry.startsWith(`${name}_`))}`;
-  return { libc: file('linux-libc-dev'), source: file(SOURCE) };
+async function fetchPackages(apt, work, version) {
+  const names = ['linux-libc-dev', SOURCE];
+  const packages = names.map((name) => `${name}=${version}`);
+  const files = await download(apt, work, `Linux ${version}`, packages);
+  const [libc, source] = names.map((name) => files.find((file) => file.includes(`/${name}_`)));
+  return { libc, source };
 }
 
-async function unpack(files, work, version) {
+async function unpackTree(files, work, version) {
   progress(`Unpacking Linux ${version} …`);
   mkdirSync(`${work}/tree/headers`, { recursive: true });
   mkdirSync(`${work}/tree/source`);
@@ -245,15 +107,6 @@ function install(work, force) {
   }
 }
 
-function makeWork() {
-  try {
-    mkdirSync(cache, { recursive: true });
-    return mkdtempSync(`${cache}/fetch-`);
-  } catch (error) {
-    throw new Trouble(`Nothing can be written to ${cache} (${error.code}): does it belong to another user?`);
-  }
-}
-
 async function main() {
   const { values } = parseArgs({
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
@@ -263,36 +116,18 @@ async function main() {
     if (terminal) console.log(`Linux ${there.version} is in .cache/linux-${RELEASE}/.`);
     return;
   }
-  needTools();
-  const work = makeWork();
-  // As root apt downloads under a user of its own, who must get at the directory.
-  chmodSync(work, 0o755);
-  const clean = () => rmSync(work, { recursive: true, force: true });
-  for (const signal of ['SIGINT', 'SIGTERM']) {
-    process.once(signal, () => {
-      clean();
-      process.exit(1);
-    });
-  }
-  try {
-    const apt = configureApt(work, values.mirror ?? findMirror());
-    await updateLists(apt);
+  needTools('What Linux has for programs');
+  await withWork(cache, async (work) => {
+    const apt = configureApt(work, values.mirror ?? findMirror(), { suites: [SUITE] });
+    await updateLists(apt, [SUITE]);
     const version = await chooseVersion(apt);
-    const files = await download(apt, work, version);
-    await unpack(files, work, version);
+    const files = await fetchPackages(apt, work, version);
+    await unpackTree(files, work, version);
     markFetched(`${work}/tree`, version);
     install(work, values.force);
     progress('');
     console.log(`Linux ${version} is in .cache/linux-${RELEASE}/.`);
-  } finally {
-    clean();
-  }
+  });
 }
 
-try {
-  await main();
-} catch (error) {
-  progress('');
-  console.error(error instanceof Trouble ? `fetch.mjs: ${error.message}` : error);
-  process.exitCode = 1;
-}
+await runScript('fetch.mjs', main);

@@ -1,0 +1,126 @@
+#!/usr/bin/env node
+// Fetches QEMU with all its libraries, and a kernel and a busybox for its guests, from Debian into .cache/qemu/, once.
+// Nothing is installed, and nothing of the system changes. What is fetched is Debian's, unmodified.
+//
+// fetch.mjs [--mirror URL] [--force] [x86] [arm64]
+
+import { copyFileSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import {
+  configureApt,
+  download,
+  findMirror,
+  needTools,
+  progress,
+  run,
+  runScript,
+  terminal,
+  Trouble,
+  unpack,
+  updateLists,
+  withWork,
+} from '../debian/apt.mjs';
+import { cache, fetched, GUESTS, markFetched, tree } from './tree.mjs';
+
+const STABLE = 'trixie';
+const BACKPORTS = 'trixie-backports';
+const SUITES = [STABLE, BACKPORTS];
+/** The first QEMU that puts its VT-d and its SMMUv3 on top of iommufd's nested domains. */
+const QEMU_MIN = 11;
+const HOST = process.arch === 'arm64' ? 'arm64' : 'amd64';
+
+/** The first field of that name in what apt-cache says of a package. */
+async function fieldOf(apt, name, field) {
+  const { stdout } = await run('apt-cache', [...apt, '--no-all-versions', 'show', name]);
+  return new RegExp(`^${field}: (.*)$`, 'm').exec(stdout)?.[1];
+}
+
+async function candidateOf(apt, name) {
+  const { stdout } = await run('apt-cache', [...apt, '--target-release', BACKPORTS, 'policy', name]);
+  return /Candidate: (?:\d+:)?(\S+)/.exec(stdout)?.[1];
+}
+
+async function fetchQemu(apt, work, guest) {
+  const { packages } = GUESTS[guest];
+  const version = await candidateOf(apt, packages[0]);
+  if (!(Number.parseInt(version, 10) >= QEMU_MIN)) {
+    const what = version === undefined ? 'no QEMU' : `QEMU ${version}`;
+    throw new Trouble(`${BACKPORTS} has ${what}; what is tested here came with QEMU ${QEMU_MIN}.0.`);
+  }
+  const title = `QEMU ${version}`;
+  const options = { dependencies: true, suite: BACKPORTS };
+  const files = await download(apt, work, title, packages, options);
+  await unpack(title, files, `${work}/tree/host`);
+  return version;
+}
+
+/** The kernel, and a busybox: they run in the guest, whose architecture need not be this machine's. */
+async function fetchGuest(apt, work, guest) {
+  const { architecture, kernel } = GUESTS[guest];
+  const image = /linux-image-\S+/.exec(
+    (await fieldOf(apt, `${kernel}:${architecture}`, 'Depends')) ?? '',
+  )?.[0];
+  if (image === undefined) throw new Trouble(`${STABLE} has no ${kernel} for ${architecture}.`);
+  const files = await download(apt, work, image, [
+    `${image}:${architecture}`,
+    `busybox-static:${architecture}`,
+  ]);
+  const [kernelFile, busyboxFile] = [image, 'busybox-static'].map((name) =>
+    files.find((file) => file.includes(`/${name}_`)),
+  );
+  const into = `${work}/guest`;
+  await unpack(image, [kernelFile], into, ['./boot']);
+  await unpack('busybox', [busyboxFile], into, ['./usr/bin/busybox']);
+  const vmlinuz = readdirSync(`${into}/boot`).find((name) => name.startsWith('vmlinuz-'));
+  mkdirSync(`${work}/tree/guest`);
+  copyFileSync(`${into}/boot/${vmlinuz}`, `${work}/tree/guest/vmlinuz`);
+  copyFileSync(`${into}/usr/bin/busybox`, `${work}/tree/guest/busybox`);
+  return image;
+}
+
+async function fetchFor(guest, mirror, force) {
+  await withWork(cache, async (work) => {
+    const architectures = [...new Set([HOST, GUESTS[guest].architecture])];
+    const apt = configureApt(work, mirror, { suites: SUITES, architectures });
+    await updateLists(apt, SUITES);
+    const qemu = await fetchQemu(apt, work, guest);
+    const kernel = await fetchGuest(apt, work, guest);
+    markFetched(`${work}/tree`, { qemu, kernel });
+    install(work, guest, force);
+    progress('');
+    console.log(`QEMU ${qemu} and ${kernel} are in .cache/qemu/${guest}/.`);
+  });
+}
+
+/** Puts the finished tree in place; where another process was faster, its tree is as good. */
+function install(work, guest, force) {
+  mkdirSync(tree, { recursive: true });
+  if (force || fetched(guest) === null) rmSync(`${tree}/${guest}`, { recursive: true, force: true });
+  try {
+    renameSync(`${work}/tree`, `${tree}/${guest}`);
+  } catch (error) {
+    if (fetched(guest) === null) throw error;
+  }
+}
+
+async function main() {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
+  });
+  const known = Object.keys(GUESTS);
+  for (const name of positionals)
+    if (!known.includes(name))
+      throw new Trouble(`there is no guest ${name}; there are ${known.join(' and ')}`);
+  for (const guest of positionals.length === 0 ? ['x86'] : positionals) {
+    const there = values.force ? null : fetched(guest);
+    if (there === null) {
+      needTools('QEMU');
+      await fetchFor(guest, values.mirror ?? findMirror(), values.force);
+    } else if (terminal) {
+      console.log(`QEMU ${there.qemu} and ${there.kernel} are in .cache/qemu/${guest}/.`);
+    }
+  }
+}
+
+await runScript('fetch.mjs', main);

@@ -1,0 +1,48 @@
+#!/bin/sh
+# The first program of a guest. What it finds out goes to the serial port, a line each, that begins with "guest:".
+# The kernel's command line says which devices to use: viommu=nvme,console
+
+say() { echo "guest: $*" >/dev/kmsg; }
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+say "up after $(cut -d' ' -f1 /proc/uptime) s"
+
+# Devices, the driver that has them, and how their DMA is translated.
+for device in /sys/bus/pci/devices/*; do
+	driver=$(basename "$(readlink "$device/driver" || echo none)")
+	group=$(cat "$device/iommu_group/type" 2>/dev/null)
+	say "pci ${device##*/} $(cat "$device/vendor"):$(cat "$device/device") driver=$driver domain=${group:-none}"
+done
+
+# A file system, a file of random bytes in it, and the same bytes when nothing of it is in memory any more.
+try_nvme() {
+	mke2fs /dev/nvme0n1 >/dev/null 2>&1 || { say "fail nvme: no file system on /dev/nvme0n1"; return; }
+	mkdir -p /disk
+	mount -t ext2 /dev/nvme0n1 /disk || { say "fail nvme: it does not mount"; return; }
+	dd if=/dev/urandom of=/disk/file bs=64k count=16 2>/dev/null
+	written=$(md5sum </disk/file)
+	umount /disk
+	echo 3 >/proc/sys/vm/drop_caches
+	mount -t ext2 /dev/nvme0n1 /disk || { say "fail nvme: it does not mount again"; return; }
+	[ "$(md5sum </disk/file)" = "$written" ] || { say "fail nvme: other bytes came back"; return; }
+	umount /disk
+	say "ok nvme ${written%% *}"
+}
+
+# A line to the other end of the virtio console, and the one that comes back.
+try_console() {
+	[ -e /dev/hvc0 ] || { say "fail console: no /dev/hvc0"; return; }
+	stty -F /dev/hvc0 raw -echo
+	exec 3<>/dev/hvc0
+	echo "hello from guest" >&3
+	read -t 20 answer <&3 || answer="nothing"
+	say "ok console $answer"
+}
+
+for what in $(sed -n 's/.*viommu=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do
+	"try_$what"
+done
+say "done after $(cut -d' ' -f1 /proc/uptime) s"
+poweroff -f

@@ -1,0 +1,75 @@
+// Where fetch.mjs puts QEMU, and the kernels and programs of its guests.
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { cache } from '../linux/tree.mjs';
+
+export { cache };
+export const tree = `${cache}/qemu`;
+
+/** Debian's names of the machines that guests are. @typedef {'x86' | 'arm64'} Guest */
+/** @type {Record<Guest, { program: string, packages: string[], architecture: string, kernel: string }>} */
+export const GUESTS = {
+  x86: {
+    program: 'qemu-system-x86_64',
+    packages: ['qemu-system-x86'],
+    architecture: 'amd64',
+    kernel: 'linux-image-cloud-amd64',
+  },
+  arm64: {
+    program: 'qemu-system-aarch64',
+    packages: ['qemu-system-arm'],
+    architecture: 'arm64',
+    kernel: 'linux-image-cloud-arm64',
+  },
+};
+
+/** Counts up whenever what fetch.mjs takes, or where it puts that, changes. */
+const RECIPE = 1;
+const stamp = (guest) => `${tree}/${guest}/stamp.json`;
+
+/** What lies there for guests of a kind, or null where it is absent or made by another version of fetch.mjs. */
+export function fetched(guest) {
+  if (!existsSync(stamp(guest))) return null;
+  const content = JSON.parse(readFileSync(stamp(guest), 'utf8'));
+  return content.recipe === RECIPE ? content : null;
+}
+
+/** Marks the tree in `directory` as finished. */
+export function markFetched(directory, content) {
+  writeFileSync(`${directory}/stamp.json`, `${JSON.stringify({ recipe: RECIPE, ...content })}\n`);
+}
+
+/** Runs fetch.mjs where something is absent; ends this process where that fails, fetch.mjs having said why. */
+export function ensureQemu(...guests) {
+  const absent = guests.filter((guest) => fetched(guest) === null);
+  if (absent.length === 0) return;
+  const fetch = fileURLToPath(new URL('fetch.mjs', import.meta.url));
+  const { status } = spawnSync(process.execPath, [fetch, ...absent], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  if (status !== 0) process.exit(1);
+}
+
+/** The command that starts QEMU for guests of a kind: with its own libraries, since this system's may be older. */
+export function qemuCommand(guest) {
+  const root = `${tree}/${guest}/host`;
+  const arm = process.arch === 'arm64';
+  const loader = arm ? 'lib/ld-linux-aarch64.so.1' : 'lib64/ld-linux-x86-64.so.2';
+  const libraries = `${root}/usr/lib/${arm ? 'aarch64' : 'x86_64'}-linux-gnu`;
+  const data = ['qemu', 'seabios'].map((name) => `${root}/usr/share/${name}`);
+  return [
+    `${root}/usr/${loader}`,
+    '--library-path',
+    libraries,
+    `${root}/usr/bin/${GUESTS[guest].program}`,
+    ...data.filter((directory) => existsSync(directory)).flatMap((directory) => ['-L', directory]),
+  ];
+}
+
+/** The kernel of guests of a kind, and a statically linked busybox for them. */
+export function guestFiles(guest) {
+  const root = `${tree}/${guest}/guest`;
+  return { kernel: `${root}/vmlinuz`, busybox: `${root}/busybox` };
+}

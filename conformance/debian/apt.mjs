@@ -89,9 +89,7 @@ export function configureApt(work, mirror, { suites, architectures = [] }) {
       `The keys of the Debian archive are not here (${KEYRINGS[0]}): install debian-archive-keyring.`,
     );
   }
-  for (const directory of ['lists/partial', 'cache/archives/partial']) {
-    mkdirSync(`${work}/${directory}`, { recursive: true });
-  }
+  for (const directory of ['lists/partial', 'cache']) mkdirSync(`${work}/${directory}`, { recursive: true });
   const archs = architectures.length === 0 ? '' : ` arch=${architectures.join(',')}`;
   const lines = suites.map((suite) => `deb [signed-by=${keyring}${archs}] ${mirror} ${suite} main\n`);
   writeFileSync(`${work}/sources.list`, lines.join(''));
@@ -179,16 +177,23 @@ export async function versionsOf(apt, name) {
 export async function download(apt, work, title, packages, { dependencies = false, suite } = {}) {
   const show = (percent) => progress(`Fetching ${title} … ${percent} %`);
   show(0);
-  const into = dependencies ? `${work}/cache/archives` : `${work}/cache`;
-  const before = new Set(readdirSync(into));
+  const into = mkdtempSync(`${work}/packages-`);
+  mkdirSync(`${into}/partial`);
+  chmodSync(into, 0o755);
+  const place = ['-o', `Dir::Cache::archives=${into}`];
   const verb = dependencies
     ? ['install', '--download-only', '--yes', '--no-install-recommends']
     : ['download'];
   const target = suite === undefined ? [] : ['--target-release', suite];
-  const { status, stderr } = await run('apt-get', [...apt, ...verb, ...target, ...packages], into, show);
+  const { status, stderr } = await run(
+    'apt-get',
+    [...apt, ...place, ...verb, ...target, ...packages],
+    into,
+    show,
+  );
   if (status !== 0) throw new Trouble(`${title} could not be downloaded. apt says:\n${lastWords(stderr)}`);
   return readdirSync(into)
-    .filter((name) => name.endsWith('.deb') && !before.has(name))
+    .filter((name) => name.endsWith('.deb'))
     .map((name) => `${into}/${name}`);
 }
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // Fetches QEMU with all its libraries, and a kernel and a busybox for its guests, from Debian into .cache/qemu/, once.
-// Nothing is installed, and nothing of the system changes. What is fetched is Debian's, unmodified.
+// Nothing is installed, and nothing of the system changes. What is fetched is Debian's, unmodified. `emulated-arm64` is
+// what runs in an emulated arm64 machine of its own, see emulated/run.mjs.
 //
-// fetch.mjs [--mirror URL] [--force] [x86] [arm64]
+// fetch.mjs [--mirror URL] [--force] [x86] [arm64] [emulated-arm64]
 
 import { copyFileSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -20,7 +21,7 @@ import {
   updateLists,
   withWork,
 } from '../debian/apt.mjs';
-import { cache, fetched, GUESTS, markFetched, tree } from './tree.mjs';
+import { cache, EMULATED, fetched, GUESTS, markFetched, PARTS, tree } from './tree.mjs';
 
 const STABLE = 'trixie';
 const BACKPORTS = 'trixie-backports';
@@ -78,28 +79,55 @@ async function fetchGuest(apt, work, guest) {
   return image;
 }
 
-async function fetchFor(guest, mirror, force) {
+async function fetchForGuest(apt, work, guest) {
+  const qemu = await fetchQemu(apt, work, guest);
+  const kernel = await fetchGuest(apt, work, guest);
+  return { what: `QEMU ${qemu} and ${kernel}` };
+}
+
+async function fetchEmulated(apt, work) {
+  const { packages, compilerPackages } = EMULATED;
+  const qemu = await candidateOf(apt, 'qemu-system-arm:arm64');
+  const title = `QEMU ${qemu} and Node for arm64`;
+  const files = await download(apt, work, title, packages, { dependencies: true, suite: BACKPORTS });
+  const isEfi = (file) => file.includes('/qemu-efi-aarch64_');
+  await unpack(
+    title,
+    files.filter((file) => !isEfi(file)),
+    `${work}/tree/root`,
+  );
+  await unpack(title, files.filter(isEfi), `${work}/tree/root`, ['./usr/share/qemu-efi-aarch64']);
+  const compiler = 'a C compiler for arm64';
+  const tools = await download(apt, work, compiler, compilerPackages, { dependencies: true });
+  // Debian's own links need the other package's directories: all in one tree.
+  await unpack(compiler, tools, `${work}/tree/compiler`);
+  return { what: title };
+}
+
+async function fetchPart(part, mirror, force) {
   await withWork(cache, async (work) => {
-    const architectures = [...new Set([HOST, GUESTS[guest].architecture])];
+    const guest = GUESTS[part];
+    const architectures = [...new Set([HOST, guest?.architecture ?? 'arm64'])];
     const apt = configureApt(work, mirror, { suites: SUITES, architectures });
     await updateLists(apt, SUITES);
-    const qemu = await fetchQemu(apt, work, guest);
-    const kernel = await fetchGuest(apt, work, guest);
-    markFetched(`${work}/tree`, { qemu, kernel });
-    install(work, guest, force);
+    const content = await (guest === undefined ? fetchEmulated(apt, work) : fetchForGuest(apt, work, part));
+    markFetched(`${work}/tree`, content);
+    install(work, part, force);
     progress('');
-    console.log(`QEMU ${qemu} and ${kernel} are in .cache/qemu/${guest}/.`);
+    console.log(there(part, content));
   });
 }
 
+const there = (part, { what }) => `${what} are in .cache/qemu/${part}/.`;
+
 /** Puts the finished tree in place; where another process was faster, its tree is as good. */
-function install(work, guest, force) {
+function install(work, part, force) {
   mkdirSync(tree, { recursive: true });
-  if (force || fetched(guest) === null) rmSync(`${tree}/${guest}`, { recursive: true, force: true });
+  if (force || fetched(part) === null) rmSync(`${tree}/${part}`, { recursive: true, force: true });
   try {
-    renameSync(`${work}/tree`, `${tree}/${guest}`);
+    renameSync(`${work}/tree`, `${tree}/${part}`);
   } catch (error) {
-    if (fetched(guest) === null) throw error;
+    if (fetched(part) === null) throw error;
   }
 }
 
@@ -108,17 +136,15 @@ async function main() {
     allowPositionals: true,
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
   });
-  const known = Object.keys(GUESTS);
   for (const name of positionals)
-    if (!known.includes(name))
-      throw new Trouble(`there is no guest ${name}; there are ${known.join(' and ')}`);
-  for (const guest of positionals.length === 0 ? ['x86'] : positionals) {
-    const there = values.force ? null : fetched(guest);
-    if (there === null) {
+    if (!PARTS.includes(name)) throw new Trouble(`there is no ${name}; there are ${PARTS.join(', ')}`);
+  for (const part of positionals.length === 0 ? ['x86'] : positionals) {
+    const content = values.force ? null : fetched(part);
+    if (content === null) {
       needTools('QEMU');
-      await fetchFor(guest, values.mirror ?? findMirror(), values.force);
+      await fetchPart(part, values.mirror ?? findMirror(), values.force);
     } else if (terminal) {
-      console.log(`QEMU ${there.qemu} and ${there.kernel} are in .cache/qemu/${guest}/.`);
+      console.log(there(part, content));
     }
   }
 }

@@ -26,13 +26,28 @@ export const GUESTS = {
 };
 
 /** Counts up whenever what fetch.mjs takes, or where it puts that, changes. */
-const RECIPE = 1;
-const stamp = (guest) => `${tree}/${guest}/stamp.json`;
+const RECIPE = 2;
+const stamp = (part) => `${tree}/${part}/stamp.json`;
 
-/** What lies there for guests of a kind, or null where it is absent or made by another version of fetch.mjs. */
-export function fetched(guest) {
-  if (!existsSync(stamp(guest))) return null;
-  const content = JSON.parse(readFileSync(stamp(guest), 'utf8'));
+/**
+ * An arm64 Linux with QEMU, Node and UEFI for QEMU's guests, to be run in an emulated machine that has virtualization;
+ * and a C compiler for it.
+ */
+export const EMULATED = {
+  name: 'emulated-arm64',
+  root: `${tree}/emulated-arm64/root`,
+  compiler: `${tree}/emulated-arm64/compiler`,
+  packages: ['nodejs:arm64', 'qemu-system-arm:arm64', 'qemu-efi-aarch64'],
+  compilerPackages: ['gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross'],
+};
+
+/** What fetch.mjs can be asked for. */
+export const PARTS = [...Object.keys(GUESTS), EMULATED.name];
+
+/** What lies there of a part, or null where it is absent or made by another version of fetch.mjs. */
+export function fetched(part) {
+  if (!existsSync(stamp(part))) return null;
+  const content = JSON.parse(readFileSync(stamp(part), 'utf8'));
   return content.recipe === RECIPE ? content : null;
 }
 
@@ -42,8 +57,8 @@ export function markFetched(directory, content) {
 }
 
 /** Runs fetch.mjs where something is absent; ends this process where that fails, fetch.mjs having said why. */
-export function ensureQemu(...guests) {
-  const absent = guests.filter((guest) => fetched(guest) === null);
+export function ensureQemu(...parts) {
+  const absent = parts.filter((part) => fetched(part) === null);
   if (absent.length === 0) return;
   const fetch = fileURLToPath(new URL('fetch.mjs', import.meta.url));
   const { status } = spawnSync(process.execPath, [fetch, ...absent], {

@@ -1,9 +1,15 @@
 // Compiles the addon with the system's C compiler against the headers of the npm package node-api-headers.
+//
+// build.mjs [--output FILE]
+//
+//   CC names another compiler; FILE is where the addon goes, where that is not for this machine.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, renameSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { dirname } from 'node:path';
 import process, { arch, platform } from 'node:process';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const compiler = process.env['CC'] ?? 'cc';
@@ -21,10 +27,12 @@ if (arch !== 'x64' && arch !== 'arm64') giveUp(`x86-64 and arm64 only, this is $
 
 const { include_dir: include } = createRequire(import.meta.url)('node-api-headers');
 const sources = readdirSync(here).filter((name) => name.endsWith('.c'));
-const output = `${here}build/viommu.node`;
+const { output } = parseArgs({
+  options: { output: { type: 'string', default: `${here}build/viommu.node` } },
+}).values;
 /** Of this process: another may be building too. */
 const fresh = `${output}.${process.pid}`;
-mkdirSync(`${here}build`, { recursive: true });
+mkdirSync(dirname(output), { recursive: true });
 
 const result = spawnSync(
   compiler,

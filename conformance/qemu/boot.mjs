@@ -58,7 +58,8 @@ export async function boot({ prefix = [], timeout = 120, onLine = () => {}, ...o
   }
 }
 
-function watch([program, ...args], timeout, onLine) {
+/** Runs a command that boots a guest of ours, and reads what it prints. @returns {Promise<Run>} */
+export function watch([program, ...args], timeout, onLine) {
   return new Promise((resolve) => {
     const started = performance.now();
     const [lines, said] = [[], []];

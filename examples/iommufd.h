@@ -125,6 +125,30 @@ struct iommu_vdevice_alloc {
 };
 IOMMUFD_SIZE(iommu_vdevice_alloc, 24);
 
+enum { IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV = 2 };
+
+/* What the kernel tells of such a viommu: where to mmap(2) the registers of its queues. */
+struct iommu_viommu_tegra241_cmdqv {
+	uint64_t out_vintf_mmap_offset;
+	uint64_t out_vintf_mmap_length;
+};
+IOMMUFD_SIZE(iommu_viommu_tegra241_cmdqv, 16);
+
+enum { IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV = 1 };
+
+#define IOMMU_HW_QUEUE_ALLOC IOMMUFD_REQUEST(0x94)
+struct iommu_hw_queue_alloc {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t viommu_id;
+	uint32_t type;
+	uint32_t index;
+	uint32_t out_hw_queue_id;
+	uint64_t nesting_parent_iova; /* where the queue lies in the guest's memory */
+	uint64_t length;
+};
+IOMMUFD_SIZE(iommu_hw_queue_alloc, 40);
+
 #define IOMMU_VEVENTQ_ALLOC IOMMUFD_REQUEST(0x93)
 struct iommu_veventq_alloc {
 	uint32_t size;

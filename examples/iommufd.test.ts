@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import * as iommufd from '@viommu/core/abi/iommufd';
+import * as iommufdData from '@viommu/core/abi/iommufd-data';
 import * as iommufdTest from '@viommu/core/abi/iommufd-test';
 import { cStruct, describe, differences } from '../conformance/abi/describe.mjs';
 import { inventory } from '../conformance/abi/inventory.mjs';
@@ -13,7 +14,7 @@ const OWN = /^(?:EXAMPLES_|IOMMUFD_(?:REQUEST|SIZE)$|__largest$)/;
 
 test("the examples' header is the uAPI of packages/core/src/abi in C, as far as it goes", () => {
   const { structs, constants } = inventory(readFileSync(header, 'utf8'));
-  const all = describe([iommufd, iommufdTest]);
+  const all = describe([iommufd, iommufdData, iommufdTest]);
   const here = <T>(entries: Record<string, T>, keep: (name: string) => boolean) =>
     Object.fromEntries(Object.entries(entries).filter(([name]) => keep(name)));
 

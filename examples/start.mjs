@@ -3,7 +3,7 @@
 //
 // start.mjs [NAME ...] [--quiet] [--json FILE]
 //
-//   NAME      dma, ioas, viommu or nested, with what viommu saw of it; without one all of them, the first with that
+//   NAME      dma, ioas, viommu, nested or cmdqv, with what viommu saw of it; without one all of them, the first with that
 //   --quiet   without that
 //   --json    writes how many ran as they should
 
@@ -17,7 +17,9 @@ import { writeReport } from '../conformance/report.mjs';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const built = `${root}.cache/examples`;
 const viommu = `${root}packages/cli/bin/viommu.js`;
-const NAMES = ['dma', 'ioas', 'viommu', 'nested'];
+const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'cmdqv'];
+/** The machines of those that need another than `viommu run` has by itself. */
+const MACHINES = { cmdqv: 'cmdqv' };
 
 /** What a person can do something about: printed without a stack. */
 class Trouble extends Error {}
@@ -62,9 +64,10 @@ function headline(name) {
 }
 
 /** Runs the program; its lines begin with an arrow, those of the trace are set in. */
-function run(program, traced) {
+function run(name, program, traced) {
   const trace = traced ? ['--trace', '-'] : [];
-  const command = [process.execPath, viommu, 'run', '--quiet', ...trace, '--', program];
+  const machine = name in MACHINES ? ['--machine', `${root}machines/${MACHINES[name]}.yaml`] : [];
+  const command = [process.execPath, viommu, 'run', '--quiet', ...trace, ...machine, '--', program];
   // One pipe for both streams, so that they stay in order.
   const child = spawn('sh', ['-c', 'exec "$@" 2>&1', 'sh', ...command], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -95,7 +98,7 @@ try {
   const failures = [];
   for (const name of names) {
     console.log(`examples/${name}.c: ${headline(name)}`);
-    const end = await run(compile(name), traced.includes(name));
+    const end = await run(name, compile(name), traced.includes(name));
     if (end !== 0) {
       console.log(`    ended with ${end}`);
       failures.push(name);

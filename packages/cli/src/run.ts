@@ -1,4 +1,5 @@
 import { writeSync } from 'node:fs';
+import { failed } from '@viommu/core/base/result';
 import { AddonMissing, native } from '@viommu/host/native';
 import { StartFailure } from '@viommu/host/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
@@ -9,6 +10,7 @@ import { Trace } from '@viommu/core/trace/trace';
 import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
 import { profileNamed } from './profile.ts';
 import { traceTo } from './trace-file.ts';
+import { UsageError } from './usage-error.ts';
 
 const STDERR = 2;
 /** As env(1) ends when it is itself to blame. */
@@ -31,7 +33,21 @@ async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   }
   const machine = (await import('./machine-file.ts')).loadMachineFile(options.machine);
   const profile = profileNamed(options.kernel ?? machine.kernel);
-  return new Kernel({ profile, mock: machine.mock, parts: await loadParts(machine), trace });
+  return checked(options.machine, async () => {
+    const kernel = new Kernel({ profile, mock: machine.mock, parts: await loadParts(machine), trace });
+    const up = kernel.bringUp();
+    if (failed(up)) throw new Error(up.reason);
+    return kernel;
+  });
+}
+
+/** What is wrong with a machine, said of its file. */
+async function checked<T>(file: string, make: () => Promise<T>): Promise<T> {
+  try {
+    return await make();
+  } catch (error) {
+    throw new UsageError(`${file}: ${(error as Error).message}`);
+  }
 }
 
 function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopReads: boolean): Supervisor {

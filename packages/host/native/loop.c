@@ -263,7 +263,8 @@ int loop_next(struct supervisor *s, int timeout_ms)
 			box->notified = take_notification(s);
 		else if (listener & EPOLLHUP)
 			add_event(s, EVENT_GONE, 0, 0, 0);
-		if (box->notified || box->event_count)
+		/* Who gave a time must be asked again also where others keep us busy. */
+		if (box->notified || box->event_count || timeout_ms >= 0)
 			return 1;
 	}
 }

@@ -49,6 +49,7 @@ export interface SupervisorCounts {
 }
 
 const FOREVER = -1;
+const LOOK_EVERY_MS = 1;
 const O_CLOEXEC_ONLY = { answer: false, flags: 2, node: null } as const;
 
 /** Runs one program whose system calls on /dev/iommu are answered by a kernel side. One per thread. */
@@ -64,6 +65,8 @@ export class Supervisor {
   readonly #shared: SharedFiles;
   readonly #current: CurrentCall = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
   readonly #jobControl: JobControl | null;
+  #hardwareBusy = false;
+  #lookedAt = 0;
   #programPidfd = -1;
   #outcome: Outcome | null = null;
 
@@ -162,13 +165,30 @@ export class Supervisor {
   /** One turn of the loop. False when there is nobody left to answer. */
   #turn(): boolean {
     const [native, box] = [this.#native, this.#box];
-    const waited = native.next(FOREVER);
+    const waited = native.next(this.#patience());
     this.counts.notifications = box.received;
     if (waited < 0) throw new Error(`waiting for the program failed (${errnoName(-waited)})`);
+    this.#lookAtDoorbells();
     let alive = true;
     for (let event = 0; event < box.eventCount; event++) alive = this.#event(event) && alive;
     if (box.notified) this.#answer();
     return alive;
+  }
+
+  /** How long nobody looks at doorbells, in milliseconds. */
+  #patience(): number {
+    if (this.#machine.kernel.doorbells?.watched !== true) return FOREVER;
+    return this.#hardwareBusy ? 0 : LOOK_EVERY_MS;
+  }
+
+  #lookAtDoorbells(): void {
+    const { doorbells } = this.#machine.kernel;
+    if (doorbells?.watched !== true) return;
+    const now = performance.now();
+    // Calls of the program must neither keep the hardware from looking nor wait for it every time.
+    if (!this.#hardwareBusy && now - this.#lookedAt < LOOK_EVERY_MS) return;
+    this.#lookedAt = now;
+    this.#hardwareBusy = doorbells.look();
   }
 
   /** False when no task of the program is left. */

@@ -1,5 +1,6 @@
 import type { Result } from '../base/result.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
+import type { Doorbells } from '../memory/doorbells.ts';
 import type { PhysicalSpace } from '../memory/physical-space.ts';
 import type { Range } from '../base/range.ts';
 import type { Trace } from '../trace/trace.ts';
@@ -17,6 +18,7 @@ export interface Kernel {
   /** Which Linux it is: 703 is 7.3. */
   readonly version: number;
   readonly physical: PhysicalSpace;
+  readonly doorbells: Doorbells;
   readonly trace: Trace;
   /** Every point where Linux could fail to allocate or copy asks this first; true makes it fail. */
   failpoint(): boolean;

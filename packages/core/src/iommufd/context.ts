@@ -1,5 +1,5 @@
 import { failed, type Result } from '../base/result.ts';
-import { exact, PAGE_SIZE_N } from '../base/u64.ts';
+import { big, exact, PAGE_SIZE, PAGE_SIZE_N } from '../base/u64.ts';
 import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
 import type { FileBacking, OpenFile } from '../memory/file.ts';
 import type { Task } from '../memory/process.ts';
@@ -99,7 +99,9 @@ export class IommufdContext implements OpenFile {
 
   destroyMmap(offset: bigint): void {
     const at = this.#regions.findIndex((region) => region.offset === offset);
-    if (at >= 0) this.#regions.splice(at, 1);
+    if (at < 0) return;
+    const [region] = this.#regions.splice(at, 1);
+    this.kernel.physical.unshare(region!.pa);
   }
 
   /** iommufd_fops_mmap(): exactly one region, shared and not executable. */
@@ -108,9 +110,12 @@ export class IommufdContext implements OpenFile {
     if ((prot & PROT_EXEC) !== 0) return -EPERM;
     const region = this.#regions.find((each) => each.offset === offset && each.length === length);
     if (region === undefined) return -ENXIO;
-    const bytes = new Uint8Array(exact(length));
-    this.kernel.physical.read(region.pa, bytes);
-    this.backing?.write(offset, bytes);
+    const { backing } = this;
+    if (backing !== undefined)
+      this.kernel.physical.share(region.pa, exact(length) / PAGE_SIZE, {
+        read: (at, into) => backing.read(offset + big(at), into),
+        write: (at, from) => backing.write(offset + big(at), from),
+      });
     return 0;
   }
 

@@ -1,17 +1,18 @@
 import { assert } from '../base/assert.ts';
-import { failed } from '../base/result.ts';
+import { fail, failed, type Result } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
 import { pciDisableAts, pciEnableAts, pciEnablePasid } from '../pci/bus-driver.ts';
 import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { VfioDevice } from '../vfio/cdev.ts';
 import { DEVICE_MODELS, type DeviceModelName } from './device-models.ts';
-import type { FunctionAts, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
+import type { FunctionAts, IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** An IOMMU of a machine. */
 export interface IommuPart {
   readonly name: string;
   readonly vendor: Vendor;
+  readonly settings: IommuSettings;
 }
 
 /** A device of a machine, which VFIO offers to programs. */
@@ -37,27 +38,33 @@ export interface MachineParts {
 
 export const NO_PARTS: MachineParts = { iommus: [], devices: [] };
 
-/** Brings the IOMMUs up and has their drivers probe the devices. Groups are numbered from `firstGroup` on. */
-export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: number): VfioDevice[] {
+/**
+ * Brings the IOMMUs up and has their drivers probe the devices. Groups are numbered from `firstGroup` on. Fails where a
+ * driver cannot run one of them: an error of the machine's description.
+ */
+export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: number): Result<VfioDevice[]> {
   const drivers = new Map<Vendor, VendorDriver>();
   const units = new Map<string, IommuUnit>();
-  for (const { name, vendor } of parts.iommus) {
-    const driver = drivers.get(vendor) ?? vendor(kernel);
+  for (const { name, vendor, settings } of parts.iommus) {
+    const driver = drivers.get(vendor) ?? vendor.start(kernel);
     drivers.set(vendor, driver);
-    const unit = driver.addUnit(name);
-    assert(!failed(unit), `the driver cannot run ${name}`);
+    const unit = driver.addUnit(name, settings);
+    if (failed(unit)) return fail(unit.errno, `the driver cannot run ${name}: ${unit.reason}`);
     units.set(name, unit);
   }
-  return parts.devices.map((device, index) => {
+  const devices: VfioDevice[] = [];
+  for (const device of parts.devices) {
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
     const pci = makeFunction(device);
     const part = { ...device, ...pciEnablePasid(pci), ats: device.ats ? atsOf(pci) : null };
-    const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + index));
-    assert(!failed(made), `${device.name} cannot be put behind ${device.iommu}`);
+    const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + devices.length));
+    if (failed(made))
+      return fail(made.errno, `${device.name} cannot be put behind ${device.iommu}: ${made.reason}`);
     pci.dma.connect(made.port);
-    return { name: device.name, device: made.device, pci };
-  });
+    devices.push({ name: device.name, device: made.device, pci });
+  }
+  return devices;
 }
 
 function makeFunction({ name, model, ats, pasids }: DevicePart): PciFunction {

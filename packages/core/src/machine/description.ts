@@ -2,15 +2,39 @@ import { z } from 'zod';
 import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
 import { DEVICE_MODEL_NAMES } from './device-models.ts';
 import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
+import { checkRegisters } from './registers.ts';
 import { requesterIdOf } from './pci-address.ts';
 
 const profileNames = PROFILES.map((profile) => profile.name) as [string, ...string[]];
 
 const name = z.string().min(1);
 
+const cmdqvSchema = z
+  .strictObject({
+    vcmdqsLog2: z.int().min(0).max(7).default(7).describe('log2 of its queues.'),
+    vintfsLog2: z
+      .int()
+      .min(0)
+      .max(6)
+      .default(6)
+      .describe('log2 of its interfaces, of which the kernel has one.'),
+    sidsLog2: z.int().min(0).max(4).default(4).describe('log2 of the StreamIDs that an interface replaces.'),
+  })
+  .refine(
+    (sizes) => sizes.vcmdqsLog2 >= sizes.vintfsLog2,
+    'every interface needs a queue: vcmdqsLog2 is too small',
+  );
+
 const iommuSchema = z.strictObject({
   name: name.describe('How devices refer to it.'),
   type: z.enum(IOMMU_TYPES).describe('What hardware it is.'),
+  registers: z
+    .record(z.string(), z.record(z.string(), z.int().min(0)))
+    .optional()
+    .describe(
+      "Fields of its ID registers that differ from the model's: what is not advertised does not work.",
+    ),
+  cmdqv: cmdqvSchema.optional().describe("Beside an SMMUv3: NVIDIA's CMDQ-V, whose queues VMs can have."),
 });
 
 const deviceSchema = z.strictObject({
@@ -41,6 +65,13 @@ export const machineSchema = z
     devices: z.array(deviceSchema).default([...DEFAULT_PARTS.devices]),
   })
   .superRefine((machine, context) => {
+    for (const [index, { type, registers, cmdqv }] of machine.iommus.entries()) {
+      const refuse = (path: readonly string[], message: string): void =>
+        context.addIssue({ code: 'custom', path: ['iommus', index, ...path], message });
+      checkRegisters(type, registers ?? {}, (path, message) => refuse(['registers', ...path], message));
+      if (cmdqv !== undefined && type !== 'arm-smmu-v3')
+        refuse(['cmdqv'], `a CMDQ-V stands beside an arm-smmu-v3, not beside ${type}`);
+    }
     const types = new Map(machine.iommus.map((iommu) => [iommu.name, iommu.type]));
     for (const [index, device] of machine.devices.entries()) {
       const refuse = (key: string, message: string): void =>

@@ -1,4 +1,4 @@
-import { fail, type Result } from '../base/result.ts';
+import { fail, failed, type Result } from '../base/result.ts';
 import { ENOENT } from '../abi/errno.ts';
 import type { Kernel as KernelEnvironment } from '../iommu/driver.ts';
 import { MockIommu } from '../iommu/mock/driver.ts';
@@ -6,6 +6,7 @@ import { ACCOUNT_MM, LockedMemory } from '../iommufd/accounting.ts';
 import { IommufdContext, type IommufdShared } from '../iommufd/context.ts';
 import { DEFAULT_PROFILE, findProfile, type Profile } from '../iommufd/profile.ts';
 import { Selftest } from '../iommufd/selftest/command.ts';
+import { Doorbells } from '../memory/doorbells.ts';
 import type { OpenFile } from '../memory/file.ts';
 import { PhysicalSpace } from '../memory/physical-space.ts';
 import type { Task } from '../memory/process.ts';
@@ -32,6 +33,7 @@ export class Kernel implements KernelEnvironment {
   readonly profile: Profile;
   readonly trace: Trace;
   readonly physical = new PhysicalSpace();
+  readonly doorbells = new Doorbells();
   readonly locked = new LockedMemory();
   readonly mock: MockIommu;
   /** The files of the machine's devices. */
@@ -88,16 +90,28 @@ export class Kernel implements KernelEnvironment {
       }
       default: {
         const index = this.deviceFiles.indexOf(path);
-        return index < 0
-          ? fail(ENOENT, `there is no ${path}`)
-          : new VfioDeviceFile(this, this.#device(index));
+        return index < 0 ? fail(ENOENT, `there is no ${path}`) : this.#openDevice(index);
       }
     }
   }
 
-  // IOMMUs are brought up when a program first wants a device: most never do.
-  #device(index: number): VfioDevice {
-    this.#devices ??= buildDevices(this, this.#parts, DEVICE_GROUPS);
-    return this.#devices[index]!;
+  /**
+   * Brings the IOMMUs and devices up. That happens by itself when a program first wants a device, as most never do;
+   * who wants to know whether the machine can be as it was described does it before. Fails where a driver refuses.
+   */
+  bringUp(): Result<void> {
+    if (this.#devices !== null) return;
+    // What the kernel did when it booted is no request of the program that happens to be first.
+    const current = this.#current;
+    this.#current = null;
+    const devices = buildDevices(this, this.#parts, DEVICE_GROUPS);
+    this.#current = current;
+    if (failed(devices)) return devices;
+    this.#devices = devices;
+  }
+
+  #openDevice(index: number): Result<OpenFile> {
+    const up = this.bringUp();
+    return failed(up) ? up : new VfioDeviceFile(this, this.#devices![index]!);
   }
 }

@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { DevicePart, MachineParts } from './build.ts';
 import { requesterIdOf } from './pci-address.ts';
-import type { Vendor } from './vendor.ts';
+import type { IommuSettings, Vendor } from './vendor.ts';
 
 // From what a machine file says to what a machine is built from.
 
@@ -18,21 +18,25 @@ export const STREAM_ID_TYPES: readonly IommuType[] = ['arm-smmu-v3'];
 
 /** What a machine file says of IOMMUs and devices. */
 export interface PartsDescription {
-  readonly iommus: readonly { readonly name: string; readonly type: IommuType }[];
+  readonly iommus: readonly (IommuSettings & { readonly name: string; readonly type: IommuType })[];
   readonly devices: readonly (Omit<DevicePart, 'requesterId'> & { readonly stream?: number | undefined })[];
 }
 
 /** One SMMU, and one device behind it: the machine of who names none. */
-export const DEFAULT_PARTS: PartsDescription = {
+export const DEFAULT_PARTS = {
   iommus: [{ name: 'smmu0', type: 'arm-smmu-v3' }],
   devices: [
     { name: '0000:0a:00.0', iommu: 'smmu0', stream: 0x20, pasids: 0x10000, ats: true, model: 'none' },
   ],
-};
+} as const satisfies PartsDescription;
 
-/** Loads the models of the IOMMUs that a machine has. */
+/** Loads the models of the IOMMUs that a machine has. Throws where one cannot be as it is described. */
 export async function loadParts(description: PartsDescription): Promise<MachineParts> {
-  const iommus = description.iommus.map(async ({ name, type }) => ({ name, vendor: await VENDORS[type]() }));
+  const iommus = description.iommus.map(async ({ name, type, ...settings }) => {
+    const vendor: Vendor = await VENDORS[type]();
+    vendor.check(settings);
+    return { name, vendor, settings };
+  });
   return {
     iommus: await Promise.all(iommus),
     devices: description.devices.map(({ stream, ...device }) => {

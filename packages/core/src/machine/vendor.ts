@@ -1,6 +1,7 @@
 import type { Result } from '../base/result.ts';
 import type { DmaPort } from '../iommu/dma-port.ts';
 import type { Device, Kernel } from '../iommu/driver.ts';
+import type { CmdqvSizes } from '../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../iommu/group.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
@@ -43,9 +44,21 @@ export interface IommuUnit {
 
 /** The driver of one kind of IOMMU in a machine. */
 export interface VendorDriver {
-  /** Makes the hardware of that name, and brings it up. */
-  addUnit(name: string): Result<IommuUnit>;
+  /** Makes the hardware of that name, and brings it up. ENXIO where the driver cannot run what the settings describe. */
+  addUnit(name: string, settings: IommuSettings): Result<IommuUnit>;
+}
+
+/** What a machine file says of an IOMMU beyond its kind. */
+export interface IommuSettings {
+  /** Fields of registers that say what the hardware has, where they differ from the model's own. */
+  readonly registers?: Readonly<Record<string, Readonly<Record<string, number>>>> | undefined;
+  /** The CMDQ-V beside an SMMU; none where this is left out. */
+  readonly cmdqv?: CmdqvSizes | undefined;
 }
 
 /** A kind of IOMMU. */
-export type Vendor = (kernel: Kernel) => VendorDriver;
+export interface Vendor {
+  /** Throws where the settings contradict themselves or ask for what the model does not have. */
+  check(settings: IommuSettings): void;
+  start(kernel: Kernel): VendorDriver;
+}

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { fileBacking } from './frames.ts';
-import { PhysicalSpace } from './physical-space.ts';
+import { PhysicalSpace, type SharedPages } from './physical-space.ts';
 import { SimulatedMemfd } from './simulated-process.ts';
 
 const PAGE = 4096;
@@ -118,5 +118,62 @@ describe('the physical address space', () => {
     const bytes = new Uint8Array(4).fill(9);
     space.read(pa + PAGE - 4, bytes);
     expect([...bytes]).toEqual([0, 0, 0, 0]);
+  });
+});
+
+describe('RAM that is shared with programs', () => {
+  const shared = (): { bytes: Uint8Array; where: SharedPages } => {
+    const bytes = new Uint8Array(2 * PAGE);
+    const where: SharedPages = {
+      read: (offset, into) => {
+        into.set(bytes.subarray(offset, offset + into.length));
+        return true;
+      },
+      write: (offset, from) => {
+        bytes.set(from, offset);
+        return true;
+      },
+    };
+    return { bytes, where };
+  };
+
+  test('starts with what it held, and is then one memory for both', () => {
+    const space = new PhysicalSpace();
+    const pa = space.allocate(2);
+    space.write(pa + PAGE, Uint8Array.of(1, 2, 3));
+    const { bytes, where } = shared();
+    space.share(pa, 2, where);
+    expect([...bytes.subarray(PAGE, PAGE + 3)]).toEqual([1, 2, 3]);
+    bytes[PAGE + 8] = 7;
+    const word = new Uint32Array(2);
+    expect(space.load64(pa + PAGE + 8, word)).toBe(true);
+    expect([...word]).toEqual([7, 0]);
+    expect(space.store64(pa, 0x01020304, 0x05060708)).toBe(true);
+    expect([...bytes.subarray(0, 8)]).toEqual([4, 3, 2, 1, 8, 7, 6, 5]);
+  });
+
+  test('stays where it is when it is shared again, and comes back with what is there', () => {
+    const space = new PhysicalSpace();
+    const pa = space.allocate(2);
+    const { bytes, where } = shared();
+    space.share(pa, 2, where);
+    bytes[5] = 5;
+    space.share(pa, 2, shared().where);
+    const byte = new Uint8Array(1);
+    expect(space.read(pa + 5, byte)).toBe(true);
+    expect(byte[0]).toBe(5);
+    space.unshare(pa);
+    bytes[5] = 6;
+    expect(space.read(pa + 5, byte)).toBe(true);
+    expect(byte[0]).toBe(5);
+    expect(space.read(pa + PAGE, byte)).toBe(true);
+  });
+
+  test('ends where it ends', () => {
+    const space = new PhysicalSpace();
+    const pa = space.allocate(2);
+    space.share(pa, 2, shared().where);
+    expect(space.read(pa + 2 * PAGE, new Uint8Array(1))).toBe(false);
+    expect(space.write(pa + 2 * PAGE - 1, new Uint8Array(2))).toBe(false);
   });
 });

@@ -5,6 +5,7 @@ import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
 import { ArmSmmuMaster, type MasterOptions, type PciAts, type PciFunction } from './driver/master.ts';
 import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
+import type { SmmuImplementation } from './driver/implementation.ts';
 import type { SmmuV3Config } from './hardware/config.ts';
 import type { Endpoint } from './hardware/endpoint.ts';
 import type { PageResponse } from './hardware/pri-queue.ts';
@@ -16,10 +17,12 @@ import { abortOf, SmmuPort } from './port.ts';
 
 export interface SmmuUnitOptions extends Pick<
   ArmSmmuOptions,
-  'coherent' | 'vhe' | 'disableMsiPolling' | 'implementation' | 'defer'
+  'coherent' | 'vhe' | 'disableMsiPolling' | 'defer'
 > {
   readonly name: string;
   readonly config: SmmuV3Config;
+  /** Makes what stands beside the architecture's SMMU, and its driver. */
+  readonly implementation?: (smmu: ArmSmmu, hardware: SmmuV3) => SmmuImplementation;
 }
 
 /** One SMMU of a machine: the silicon, and what the kernel has of it. */
@@ -37,7 +40,13 @@ export class SmmuUnit {
       trace: kernel.trace,
       onInterrupt: (which) => smmu?.interrupt(which),
     });
-    const probed = driver.probe({ ...options, registers: hardware, relax: () => void hardware.step() });
+    const { implementation, ...rest } = options;
+    const probed = driver.probe({
+      ...rest,
+      ...(implementation && { implementation: (made) => implementation(made, hardware) }),
+      registers: hardware,
+      relax: () => void hardware.step(),
+    });
     if (failed(probed)) return probed;
     smmu = probed;
     return new SmmuUnit(hardware, smmu);

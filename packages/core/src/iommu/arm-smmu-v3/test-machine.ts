@@ -6,10 +6,8 @@ import type { Task } from '../../memory/process.ts';
 import type { Device, Kernel } from '../driver.ts';
 import { IommuGroup } from '../group.ts';
 import { ArmSmmuDriver, type ArmSmmuDriverOptions } from './driver/driver.ts';
-import type { SmmuImplementation } from './driver/implementation.ts';
-import type { ArmSmmu } from './driver/smmu.ts';
 import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
-import { SmmuFunction, SmmuUnit, type FunctionOptions } from './platform.ts';
+import { SmmuFunction, SmmuUnit, type FunctionOptions, type SmmuUnitOptions } from './platform.ts';
 import {
   bytesOf,
   GuestMemory,
@@ -50,7 +48,7 @@ export interface TestMachineOptions extends ConfigOverrides {
   readonly smmus?: number;
   readonly driver?: ArmSmmuDriverOptions;
   /** What SMMUs have beyond the architecture. */
-  readonly implementation?: (smmu: ArmSmmu) => SmmuImplementation;
+  readonly implementation?: SmmuUnitOptions['implementation'];
 }
 
 export class TestMachine {

@@ -293,6 +293,11 @@ export class Tegra241Driver implements SmmuImplementation {
     this.#users.get(vintf)?.core.reportEvent(IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV, bytes);
   }
 
+  /** Whether a program has an interface. */
+  get used(): boolean {
+    return this.#users.size > 0;
+  }
+
   // ---- what programs ask for ----
 
   /** tegra241_cmdqv_hw_info() */

@@ -6,6 +6,7 @@ import { attachDevice, detachDevice, replaceDevice } from '../../../iommufd/atta
 import type { IommufdContext } from '../../../iommufd/context.ts';
 import { bindDevice, unbindDevice } from '../../../iommufd/device.ts';
 import { Kernel } from '../../../machine/kernel.ts';
+import type { FileBacking } from '../../../memory/file.ts';
 import { CERROR } from '../spec/registers.ts';
 import { IPA, MIB, TestMachine, VA, type Bound } from '../test-machine.ts';
 import {
@@ -16,8 +17,7 @@ import {
   type TestProgram,
   writeGuestCd,
 } from '../test-program.ts';
-import { Tegra241Driver } from './driver.ts';
-import { Tegra241Cmdqv } from './hardware.ts';
+import { cmdqv } from './platform.ts';
 import { PAGE_BYTES, VCMDQ, VCMDQ_BYTES } from './spec.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
@@ -27,40 +27,39 @@ const QUEUE_LOG2 = 8;
 
 /** A machine whose SMMU has a CMDQ-V: four interfaces of two queues. */
 class Rig {
-  readonly machine: TestMachine;
-  hardware!: Tegra241Cmdqv;
-  cmdqv!: Tegra241Driver;
-  /** Where the first page of an interface is. */
-  readonly page0: (vintf: number) => number;
+  readonly machine = new TestMachine(new Kernel(), iommufd, {
+    implementation: cmdqv({ vcmdqsLog2: 3, vintfsLog2: 2, sidsLog2: 1 }),
+  });
 
-  constructor() {
-    const kernel = new Kernel();
-    const pages = kernel.physical.allocate((4 * PAGE_BYTES) / 4096);
-    const page0 = (vintf: number): number => pages + vintf * PAGE_BYTES;
-    this.page0 = page0;
-    this.machine = new TestMachine(kernel, iommufd, {
-      implementation: (smmu) => {
-        this.hardware = new Tegra241Cmdqv({
-          memory: kernel.physical,
-          page0,
-          vcmdqsLog2: 3,
-          vintfsLog2: 2,
-          sidsLog2: 1,
-          trace: kernel.trace,
-          onInterrupt: () => this.cmdqv.interrupt(),
-          // What it executes the SMMU executes, here by way of its own queue.
-          sink: {
-            executeCommand: (words) => {
-              smmu.commandQueue.issue([words.slice()], true);
-              return CERROR.NONE;
-            },
-          },
-        });
-        this.cmdqv = new Tegra241Driver(smmu, { registers: this.hardware, page0 });
-        return this.cmdqv;
-      },
-    });
+  /** The hardware has had time to look at the pages that programs have. */
+  settle(): void {
+    while (this.machine.kernel.doorbells.look());
   }
+}
+
+/** What a host keeps of a file that programs map. */
+class MappedFile implements FileBacking {
+  readonly #bytes = new Uint8Array(0x100000);
+  readonly view = new DataView(this.#bytes.buffer);
+
+  read(offset: bigint, into: Uint8Array): boolean {
+    into.set(this.#bytes.subarray(Number(offset), Number(offset) + into.length));
+    return true;
+  }
+
+  write(offset: bigint, from: Uint8Array): boolean {
+    this.#bytes.set(from, Number(offset));
+    return true;
+  }
+
+  mapped(): boolean {
+    return false;
+  }
+}
+
+interface MappedPage {
+  load(offset: number): number;
+  store(offset: number, value: number): void;
 }
 
 /** A VM with an interface of the CMDQ-V. */
@@ -72,14 +71,11 @@ class Vm {
   readonly parent: number;
   readonly viommu: number;
   readonly mmapOffset: bigint;
+  #page: MappedPage | null = null;
   readonly device;
 
-  /** Its interface: the lowest that was free. */
-  readonly vintf: number;
-
-  constructor(rig: Rig, sid: number, vintf = 1) {
+  constructor(rig: Rig, sid: number) {
     this.rig = rig;
-    this.vintf = vintf;
     const { machine } = rig;
     const pci = { maxPasids: 0, pasidExec: false, pasidPriv: false, ats: 'optional' } as const;
     this.device = machine.device(sid, { pci });
@@ -100,21 +96,21 @@ class Vm {
     return this.program.call(abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, values).out_hw_queue_id;
   }
 
-  /** Loads and stores of the page that the program has mapped. */
-  get page(): { load(offset: number): number; store(offset: number, value: number): void } {
-    const page0 = this.rig.page0(this.vintf);
-    const { physical } = this.rig.machine.kernel;
-    const word = new Uint32Array(2);
+  /** Loads and stores of the page that the program maps. */
+  get page(): MappedPage {
+    this.#page ??= this.#map();
+    return this.#page;
+  }
+
+  #map(): MappedPage {
+    const file = new MappedFile();
+    const context = this.program.file as IommufdContext;
+    context.backing = file;
+    expect(context.mmap(this.program.task, this.mmapOffset, BigInt(PAGE_BYTES), 3)).toBe(0);
+    const at = (offset: number): number => Number(this.mmapOffset) + offset;
     return {
-      load: (offset) => {
-        physical.load64(page0 + (offset & ~7), word);
-        return word[(offset & 4) >>> 2]!;
-      },
-      store: (offset, value) => {
-        physical.load64(page0 + (offset & ~7), word);
-        word[(offset & 4) >>> 2] = value;
-        physical.store64(page0 + (offset & ~7), word[0]!, word[1]!);
-      },
+      load: (offset) => file.view.getUint32(at(offset), true),
+      store: (offset, value) => file.view.setUint32(at(offset), value, true),
     };
   }
 }
@@ -140,7 +136,7 @@ function guestQueue(vm: Vm, index = 0): { send(...commands: [bigint, bigint][]):
   expect(vm.program.errno).toBe(0);
   const at = VCMDQ_BYTES * index;
   vm.page.store(at + VCMDQ.CONFIG, 1);
-  vm.rig.hardware.poll();
+  vm.rig.settle();
   let prod = 0;
   return {
     id,
@@ -180,21 +176,20 @@ describe('a VM with queues of its own', () => {
     tables.map(0x1000n, after);
     queue.send(guestCommand.tlbiVa(7, 0x1000n), guestCommand.atcInv(0x99, 0x1000n, 0n), SYNC);
     expect(read()).toBe('old');
-    rig.hardware.poll();
+    rig.settle();
     expect(vm.page.load(VCMDQ.CONS)).toBe(3);
     expect(read()).toBe('new');
   });
 
   it('hears of its errors, and of nobody else’s', () => {
     const rig = new Rig();
-    const vms = [new Vm(rig, 0x20, 1), new Vm(rig, 0x21, 2)];
+    const vms = [new Vm(rig, 0x20), new Vm(rig, 0x21)];
     const type = abi.IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV;
     const fds = vms.map((vm) => vm.program.veventq(vm.viommu, 16, type));
     guestQueue(vms[1]!);
     const second = guestQueue(vms[1]!, 1);
     second.send([0x05n, 0n]);
-    rig.hardware.poll();
-    rig.cmdqv.serveErrors();
+    rig.settle();
     expect(vms[0]!.program.readFile(fds[0]!, 64)).toEqual(new Uint8Array(0));
     const bytes = vms[1]!.program.readFile(fds[1]!, 64) as Uint8Array;
     expect([...bytes.slice(8)]).toEqual([2, ...Array.from({ length: 15 }, () => 0)]);

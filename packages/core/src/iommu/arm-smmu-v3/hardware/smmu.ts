@@ -181,6 +181,11 @@ export class SmmuV3 {
     return this.#queue.pending;
   }
 
+  /** Executes a command that another queue beside the SMMU has taken: CERROR.NONE, or why it cannot be consumed. */
+  executeCommand(words: Uint32Array): number {
+    return this.#commands.execute(words);
+  }
+
   #changed(change: RegisterChange): void {
     switch (change) {
       case 'CR0':

@@ -5,12 +5,13 @@ import { Ram } from '../memory/physical.ts';
 import {
   AMD_V1_FAULT,
   AmdV1Walker,
+  amdV1Config,
   amdV1InWidth,
   amdV1LevelBits,
-  amdV1Output,
+  amdV1OutputHi,
   amdV1SizedBits,
 } from './amd-v1.ts';
-import type { TableCache } from './x86-64.ts';
+import { type TableCache, aboveLo, addressOf } from './walk.ts';
 
 describe('addresses', () => {
   it('§2.2.3, table 15: a level resolves nine bits above a page', () => {
@@ -18,10 +19,11 @@ describe('addresses', () => {
   });
 
   it.each([1, 2, 3, 4, 5, 6])('§2.2.3: Mode %i resolves 12 bits and nine per level', (mode) => {
+    const config = amdV1Config({ mode, root: 0, accessed: false, dirty: false });
     for (let bit = 12; bit < 64; bit++) {
       const address = 1n << BigInt(bit);
       const inside = bit < 12 + 9 * mode;
-      expect([bit, amdV1InWidth(mode, hi32(address), lo32(address))]).toEqual([bit, inside]);
+      expect([bit, amdV1InWidth(config, hi32(address), lo32(address))]).toEqual([bit, inside]);
     }
   });
 
@@ -39,7 +41,7 @@ describe('addresses', () => {
       fc.property(fc.bigInt(0n, (1n << 64n) - 1n), fc.integer({ min: 12, max: 52 }), (entry, bits) => {
         const low = (1n << BigInt(bits)) - 1n;
         const want = entry & ((1n << 52n) - 1n) & ~low;
-        expect(BigInt(amdV1Output(lo32(entry), hi32(entry), bits))).toBe(want);
+        expect(BigInt(addressOf(amdV1OutputHi(hi32(entry), bits), lo32(entry) & aboveLo(bits)))).toBe(want);
       }),
     );
   });
@@ -54,7 +56,8 @@ describe('a walk', () => {
     ram.store64(0x2000, 0x5_0000 | 1, 0x6000_0000);
     return { ram, walker: new AmdV1Walker(ram) };
   }
-  const config = { mode: 2, root: 0x1000, accessed: false, dirty: false };
+  const options = { mode: 2, root: 0x1000, accessed: false, dirty: false };
+  const config = amdV1Config(options);
 
   it('leaves the page, its size, level and rights', () => {
     const { walker } = tables();
@@ -76,18 +79,19 @@ describe('a walk', () => {
     const { walker } = tables();
     const filled: number[][] = [];
     const cache: TableCache = {
-      base: 0x2000,
+      baseHi: 0,
+      baseLo: 0x2000,
       inherited: 1,
       find: () => 1,
       fill: (...all) => void filled.push(all),
     };
     walker.cache = cache;
-    expect(walker.walk({ ...config, root: 0x9000 }, 0, 0, 1)).toBe(true);
+    expect(walker.walk(amdV1Config({ ...options, root: 0x9000 }), 0, 0, 1)).toBe(true);
     expect(walker).toMatchObject({ out: 0x5_0000, permissions: 1 });
     expect(filled).toEqual([]);
     walker.cache = { ...cache, find: () => 0 };
     expect(walker.walk(config, 0, 0xfff, 1)).toBe(true);
-    expect(filled).toEqual([[0, 0xfff, 1, 0x2000, 3, 21]]);
+    expect(filled).toEqual([[0, 0xfff, 1, 0, 0x2000, 3, 21]]);
   });
 
   it('§2.2.2, HAD: sets flags, and faults where memory refuses that', () => {
@@ -99,7 +103,7 @@ describe('a walk', () => {
       write: () => false,
     };
     const walker = new AmdV1Walker(memory);
-    expect(walker.walk({ ...config, accessed: true }, 0, 0, 1)).toBe(false);
+    expect(walker.walk(amdV1Config({ ...options, accessed: true }), 0, 0, 1)).toBe(false);
     expect(walker).toMatchObject({ fault: AMD_V1_FAULT.UPDATE, fetchAddress: 0x1000 });
   });
 });

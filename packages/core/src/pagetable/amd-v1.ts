@@ -1,10 +1,9 @@
 // Host page tables ("v1") of AMD's IOMMU: AMD 48882 rev 3.10 §2.2.3. One to six levels of 512 entries, each entry says
 // the level that it leads to, levels may be skipped, and a leaf may map any power of two. What a configuration means
-// is worked out once. An input address is two u32; entries and outputs are plain numbers below 2^52. Levels count up
-// from 1, the table of 4 KiB pages, to the root.
+// is worked out once. Levels count up from 1, the table of 4 KiB pages, to the root.
 
 import type { PhysicalMemory } from '../memory/physical.ts';
-import type { TableCache } from './x86-64.ts';
+import { type TableCache, aboveHi, aboveLo, addressOf } from './walk.ts';
 
 /** Why a walk ended. */
 export const AMD_V1_FAULT = {
@@ -55,8 +54,7 @@ export const AMD_V1_LEVELS_MAX = 6;
 const DIRECTORY_RESERVED_HI = 0x1ff0_0000;
 const LEAF_RESERVED_HI = 0x07f0_0000;
 
-/** One set of tables, as a DTE configures them. */
-export interface AmdV1Config {
+export interface AmdV1Options {
   /** Levels: 1 to 6. */
   readonly mode: number;
   /** Address of the root table, a multiple of 4096. */
@@ -66,17 +64,42 @@ export interface AmdV1Config {
   readonly dirty: boolean;
 }
 
+/** One set of tables, ready to be walked. */
+export interface AmdV1Config {
+  readonly mode: number;
+  /** The root table's address. */
+  readonly rootHi: number;
+  readonly rootLo: number;
+  /** Bits that input addresses must not have, by word. */
+  readonly tooHi: number;
+  readonly tooLo: number;
+  readonly accessed: boolean;
+  readonly dirty: boolean;
+}
+
+/** Works out a set of tables. */
+export function amdV1Config(options: AmdV1Options): AmdV1Config {
+  const { mode, root, accessed, dirty } = options;
+  const bits = 12 + 9 * mode;
+  return {
+    mode,
+    rootHi: Math.floor(root / 0x1_0000_0000),
+    rootLo: root | 0,
+    tooHi: bits >= 64 ? 0 : aboveHi(bits),
+    tooLo: aboveLo(bits),
+    accessed,
+    dirty,
+  };
+}
+
 /** log2 of the bytes that an entry of `level` resolves: 12 at level 1. */
 export function amdV1LevelBits(level: number): number {
   return 3 + 9 * level;
 }
 
-/** False where the address has bits that `mode` levels do not resolve: it must not alias a lower one. */
-export function amdV1InWidth(mode: number, hi: number, lo: number): boolean {
-  const bits = 12 + 9 * mode;
-  if (bits >= 64) return true;
-  if (bits >= 32) return hi >>> (bits - 32) === 0;
-  return hi === 0 && lo >>> bits === 0;
+/** False where the address has bits that the levels do not resolve: it must not alias a lower one. */
+export function amdV1InWidth(config: AmdV1Config, hi: number, lo: number): boolean {
+  return ((hi & config.tooHi) | (lo & config.tooLo)) === 0;
 }
 
 /**
@@ -94,11 +117,9 @@ function ctz(value: number): number {
   return 31 - Math.clz32(value & -value);
 }
 
-/** Bits 51:`bits` of an entry. */
-export function amdV1Output(lo: number, hi: number, bits: number): number {
-  const below = bits < 32 ? (lo & (-1 << bits)) >>> 0 : 0;
-  const above = bits <= 32 ? hi & 0xf_ffff : bits >= 52 ? 0 : hi & 0xf_ffff & (-1 << (bits - 32));
-  return above * 0x1_0000_0000 + below;
+/** Bits 51:32 of the output of an entry for 2^bits bytes. */
+export function amdV1OutputHi(hi: number, bits: number): number {
+  return hi & 0xf_ffff & aboveHi(bits);
 }
 
 /**
@@ -106,8 +127,9 @@ export function amdV1Output(lo: number, hi: number, bits: number): number {
  * or false and leaves the fault.
  */
 export class AmdV1Walker {
-  /** The start of the page in the output space, and log2 of its bytes. */
-  out = 0;
+  /** The start of the page in the output space, by word, and log2 of its bytes. */
+  outHi = 0;
+  outLo = 0;
   leafBits = 0;
   /** The level of the leaf, or of the entry at fault. */
   level = 0;
@@ -129,48 +151,59 @@ export class AmdV1Walker {
     this.#memory = memory;
   }
 
+  /** The start of the page in the output space. */
+  get out(): number {
+    return addressOf(this.outHi, this.outLo);
+  }
+
   /**
    * Translates the address in `hi` and `lo`. `need` are the AMD_V1_PERM bits that the access must have, or it faults;
    * `want` are those it will use where they are granted (an ATS request), `need` again for anything else.
    */
   walk(config: AmdV1Config, hi: number, lo: number, need: number, want: number = need): boolean {
     let level = config.mode;
-    let base = config.root;
+    let baseHi = config.rootHi;
+    let baseLo = config.rootLo;
     let rights: number = AMD_V1_PERM.IR | AMD_V1_PERM.IW;
     this.level = level;
-    if (!amdV1InWidth(level, hi, lo)) return this.#end(AMD_V1_FAULT.WIDTH);
-    if (this.cache !== null) {
-      const found = this.cache.find(hi, lo);
+    if (!amdV1InWidth(config, hi, lo)) return this.#end(AMD_V1_FAULT.WIDTH);
+    const { cache } = this;
+    if (cache !== null) {
+      const found = cache.find(hi, lo);
       if (found !== 0) {
         level = found;
-        base = this.cache.base;
-        rights = this.cache.inherited;
+        baseHi = cache.baseHi;
+        baseLo = cache.baseLo;
+        rights = cache.inherited;
       }
     }
+    const word = this.#word;
     for (;;) {
       this.level = level;
       const shift = 3 + 9 * level;
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
-      const address = base + index * 8;
-      if (!this.#memory.load64(address, this.#word)) return this.#refused(AMD_V1_FAULT.FETCH, address);
-      const elo = this.#word[0]!;
-      const ehi = this.#word[1]!;
+      const at = baseLo | (index << 3);
+      if (!this.#memory.load64(addressOf(baseHi, at), word))
+        return this.#refused(AMD_V1_FAULT.FETCH, baseHi, at);
+      const elo = word[0]! | 0;
+      const ehi = word[1]! | 0;
       if ((elo & AMD_V1_ENTRY.PR) === 0) return this.#end(AMD_V1_FAULT.NOT_PRESENT);
       const next = (elo >>> AMD_V1_ENTRY.NEXT_LEVEL_SHIFT) & 7;
       const granted = rights & (ehi >>> 29);
       if (next === NEXT_LEVEL_LEAF || next === NEXT_LEVEL_SIZED) {
-        return this.#leaf(config, elo, ehi, address, next, granted, need, want);
+        return this.#leaf(config, elo, ehi, baseHi, at, next, granted, need, want);
       }
       if (next >= level) return this.#end(AMD_V1_FAULT.LEVEL);
       if ((ehi & DIRECTORY_RESERVED_HI) !== 0) return this.#end(AMD_V1_FAULT.RESERVED);
       if (next < level - 1 && !skippedAreZero(hi, lo, level, next)) return this.#end(AMD_V1_FAULT.SKIPPED);
       if (config.accessed && (elo & AMD_V1_ENTRY.A) === 0) {
-        if (!this.#update(address, elo | AMD_V1_ENTRY.A, ehi)) return false;
+        if (!this.#update(baseHi, at, elo | AMD_V1_ENTRY.A, ehi)) return false;
       }
-      base = (ehi & 0xf_ffff) * 0x1_0000_0000 + ((elo & ~0xfff) >>> 0);
+      baseHi = ehi & 0xf_ffff;
+      baseLo = elo & ~0xfff;
       rights = granted;
       level = next;
-      if (this.cache !== null) this.cache.fill(hi, lo, level, base, rights, 12 + 9 * level);
+      if (cache !== null) cache.fill(hi, lo, level, baseHi, baseLo, rights, 12 + 9 * level);
     }
   }
 
@@ -178,7 +211,8 @@ export class AmdV1Walker {
     config: AmdV1Config,
     lo: number,
     hi: number,
-    address: number,
+    atHi: number,
+    atLo: number,
     next: number,
     permissions: number,
     need: number,
@@ -197,8 +231,9 @@ export class AmdV1Walker {
     if ((permissions & need) !== need) return this.#end(AMD_V1_FAULT.PERMISSION);
     const writes = (permissions & want & AMD_V1_PERM.IW) !== 0;
     const flags = (config.accessed ? AMD_V1_ENTRY.A : 0) | (config.dirty && writes ? AMD_V1_ENTRY.D : 0);
-    if ((lo & flags) !== flags && !this.#update(address, lo | flags, hi)) return false;
-    this.out = amdV1Output(lo, hi, bits);
+    if ((lo & flags) !== flags && !this.#update(atHi, atLo, lo | flags, hi)) return false;
+    this.outHi = amdV1OutputHi(hi, bits);
+    this.outLo = lo & aboveLo(bits);
     this.leafBits = bits;
     this.permissions = permissions;
     this.clean = ((lo | flags) & AMD_V1_ENTRY.D) === 0;
@@ -208,8 +243,9 @@ export class AmdV1Walker {
     return true;
   }
 
-  #update(address: number, lo: number, hi: number): boolean {
-    return this.#memory.store64(address, lo >>> 0, hi) || this.#refused(AMD_V1_FAULT.UPDATE, address);
+  #update(atHi: number, atLo: number, lo: number, hi: number): boolean {
+    const stored = this.#memory.store64(addressOf(atHi, atLo), lo >>> 0, hi >>> 0);
+    return stored || this.#refused(AMD_V1_FAULT.UPDATE, atHi, atLo);
   }
 
   #end(fault: AmdV1Fault): false {
@@ -217,8 +253,8 @@ export class AmdV1Walker {
     return false;
   }
 
-  #refused(fault: AmdV1Fault, address: number): false {
-    this.fetchAddress = address;
+  #refused(fault: AmdV1Fault, hi: number, lo: number): false {
+    this.fetchAddress = addressOf(hi, lo);
     return this.#end(fault);
   }
 }

@@ -3,8 +3,8 @@
 import { big, hi32, lo32 } from '../base/u64.ts';
 import type { PhysicalMemory } from '../memory/physical.ts';
 import { permissionIndex } from './armv8-permissions.ts';
-import type { TableCache } from './armv8-stage2.ts';
 import {
+  CACHED_LEVEL,
   DESC_AF_LO,
   DESC_BIT7_LO,
   DESC_CONTIGUOUS_HI,
@@ -18,14 +18,12 @@ import {
   type TableGeometry,
   WALK_FAULT,
   type WalkFault,
-  aboveHi,
-  aboveLo,
   addressHi,
-  addressOf,
   contiguousBits,
   levelOf,
   swap32,
 } from './armv8.ts';
+import { type TableCache, type TableSpace, aboveHi, aboveLo, addressOf } from './walk.ts';
 
 /** One half of a stage 1 regime's addresses: what TTB0 or TTB1 translates. */
 export interface Stage1Region {
@@ -59,17 +57,6 @@ export interface Stage1Config {
   readonly hd: boolean;
   /** Attributes by AttrIndx, as armv8-attributes.ts has them, without Shareability. */
   readonly mair: Uint8Array;
-}
-
-/** Where stage 1 tables are: finds the PA of a descriptor's IPA, through stage 2. */
-export interface TableSpace {
-  /**
-   * Finds the physical address of the descriptor at an IPA and leaves it in the two fields; false where stage 2 faulted
-   * (the resolver keeps the fault). `write` says that hardware is about to update the descriptor.
-   */
-  descriptor(hi: number, lo: number, write: boolean): boolean;
-  readonly descriptorHi: number;
-  readonly descriptorLo: number;
 }
 
 /**
@@ -149,7 +136,7 @@ export class Stage1Walker {
     if (this.cache !== null) {
       const found = this.cache.find(hi, lo);
       if (found !== 0) {
-        shift = granuleBits + stride * (5 - found);
+        shift = granuleBits + stride * (3 + CACHED_LEVEL - found);
         mask = indexMask;
         baseHi = this.cache.baseHi;
         baseLo = this.cache.baseLo;
@@ -188,7 +175,7 @@ export class Stage1Walker {
       }
       const level = levelOf(table, shift);
       if (this.cache !== null && shift < firstShift) {
-        this.cache.fill(hi, lo, level, baseHi, baseLo, inherited, shift + stride);
+        this.cache.fill(hi, lo, level + CACHED_LEVEL, baseHi, baseLo, inherited, shift + stride);
       }
       if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {

@@ -3,6 +3,7 @@
 import type { PhysicalMemory } from '../memory/physical.ts';
 import { stage2IsDevice } from './armv8-attributes.ts';
 import {
+  CACHED_LEVEL,
   DESC_AF_LO,
   DESC_BIT7_LO,
   DESC_CONTIGUOUS_HI,
@@ -15,14 +16,12 @@ import {
   type TableGeometry,
   WALK_FAULT,
   type WalkFault,
-  aboveHi,
-  aboveLo,
   addressHi,
-  addressOf,
   contiguousBits,
   levelOf,
   swap32,
 } from './armv8.ts';
+import { type TableCache, aboveHi, aboveLo, addressOf } from './walk.ts';
 
 /** One stage 2 translation regime, as an STE configures it. */
 export interface Stage2Config {
@@ -39,27 +38,6 @@ export interface Stage2Config {
   readonly fwb: boolean;
   /** Shareability of all cacheable memory, with LPA2; null takes the descriptor's. */
   readonly sh: number | null;
-}
-
-/** Remembers the deepest tables that earlier walks went through. */
-export interface TableCache {
-  /** The level of a table on the way to the address, plus 2; 0 where there is none. Leaves the two fields. */
-  find(hi: number, lo: number): number;
-  /** The table's address, as two words. */
-  readonly baseHi: number;
-  readonly baseLo: number;
-  /** Hierarchical permissions of the tables above it (stage 1). */
-  readonly inherited: number;
-  /** Keeps the table at `level`, which resolves the address bits below `regionBits`. */
-  fill(
-    hi: number,
-    lo: number,
-    level: number,
-    baseHi: number,
-    baseLo: number,
-    inherited: number,
-    regionBits: number,
-  ): void;
 }
 
 /**
@@ -115,7 +93,7 @@ export class Stage2Walker {
     if (this.cache !== null) {
       const found = this.cache.find(hi, lo);
       if (found !== 0) {
-        shift = granuleBits + stride * (5 - found);
+        shift = granuleBits + stride * (3 + CACHED_LEVEL - found);
         mask = indexMask;
         baseHi = this.cache.baseHi;
         baseLo = this.cache.baseLo;
@@ -143,7 +121,7 @@ export class Stage2Walker {
       }
       const level = levelOf(table, shift);
       if (this.cache !== null && shift < firstShift) {
-        this.cache.fill(hi, lo, level, baseHi, baseLo, 0, shift + stride);
+        this.cache.fill(hi, lo, level + CACHED_LEVEL, baseHi, baseLo, 0, shift + stride);
       }
       if ((dlo & DESC_VALID) === 0) return this.#end(WALK_FAULT.TRANSLATION);
       if ((dlo & DESC_TABLE) === 0 && (level === 3 || level < table.blockLevel)) {

@@ -7,15 +7,9 @@ import { expect, it } from 'vitest';
 import { stage1Permissions, stage2Permissions } from './armv8-permissions.ts';
 import { type Stage1Config, type Stage1Region, Stage1Walker, topMasks } from './armv8-stage1.ts';
 import { type Stage2Config, Stage2Walker } from './armv8-stage2.ts';
-import {
-  type GranuleBits,
-  aboveHi,
-  aboveLo,
-  stage1StartLevel,
-  stage2StartLevel,
-  tableGeometry,
-} from './armv8.ts';
+import { type GranuleBits, stage1StartLevel, stage2StartLevel, tableGeometry } from './armv8.ts';
 import { HashedMemory } from './hashed-memory.ts';
+import { aboveHi, aboveLo } from './walk.ts';
 
 const long =
   (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===

@@ -205,19 +205,8 @@ export function levelOf(table: TableGeometry, shift: number): number {
   return 3 - (shift - table.granuleBits) / table.stride;
 }
 
-/** An address from its words: bits 51:32, and 31:0 as any 32-bit integer. Mostly the former are zero. */
-export function addressOf(hi: number, lo: number): number {
-  return hi === 0 ? lo >>> 0 : hi * 0x1_0000_0000 + (lo >>> 0);
-}
-
-/** The bits of an address, by word, that are not an offset in 2^bits bytes. */
-export function aboveLo(bits: number): number {
-  return bits < 32 ? -1 << bits : 0;
-}
-
-export function aboveHi(bits: number): number {
-  return bits <= 32 ? -1 : -1 << (bits - 32);
-}
+/** What is added to a level where a TableCache keeps it: that numbers levels from 1. */
+export const CACHED_LEVEL = 2;
 
 /** Swaps the bytes of a word: tables may be big-endian. */
 export function swap32(value: number): number {

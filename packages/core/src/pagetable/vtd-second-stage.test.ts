@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Ram } from '../memory/physical.ts';
-import type { TableCache } from './x86-64.ts';
+import type { TableCache } from './walk.ts';
 import {
   SS_ENTRY,
   SS_FAULT,
@@ -152,7 +152,7 @@ describe('second-stage tables', () => {
 
   it('start from a cached table with the rights above it', () => {
     const t = new Tables().chain(4, 1, 0x7000 | R | W).put(0x1000, 0);
-    const cache: TableCache = { base: 0x4000, inherited: READ, find: () => 1, fill: () => {} };
+    const cache: TableCache = { baseHi: 0, baseLo: 0x4000, inherited: READ, find: () => 1, fill: () => {} };
     t.walker.cache = cache;
     const config = secondStageConfig(options());
     expect([t.walker.walk(config, 0, 0, READ), t.walker.rights]).toEqual([true, READ]);

@@ -1,9 +1,9 @@
-// VT-d second-stage paging structures (D51397 rev 5.10 §3.7, §9.8): 3, 4 or 5 levels. An input address is two u32;
-// entries and outputs are plain numbers below 2^52. Levels count up from 1, the page table, to the root.
+// VT-d second-stage paging structures (D51397 rev 5.10 §3.7, §9.8): 3, 4 or 5 levels. Levels count
+// up from 1, the page table, to the root.
 
 import { big, hi32, lo32 } from '../base/u64.ts';
 import type { PhysicalMemory } from '../memory/physical.ts';
-import { type TableCache, entryOutput } from './x86-64.ts';
+import { type TableCache, addressOf } from './walk.ts';
 
 /** Why a walk ended. */
 export const SS_FAULT = {
@@ -64,7 +64,9 @@ export interface SecondStageOptions {
 /** One set of tables, ready to be walked. */
 export interface SecondStageConfig {
   readonly levels: 3 | 4 | 5;
-  readonly root: number;
+  /** The root table's address. */
+  readonly rootHi: number;
+  readonly rootLo: number;
   /** Bits of the upper word that must be zero in an input address. */
   readonly aboveHi: number;
   /** Input addresses as numbers must be below it; for GPAs that first-stage tables give. */
@@ -99,7 +101,8 @@ export function secondStageConfig(options: SecondStageOptions): SecondStageConfi
   }
   return {
     levels,
-    root: options.root,
+    rootHi: Math.floor(options.root / 0x1_0000_0000),
+    rootLo: options.root | 0,
     aboveHi: hi32(~((1n << big(Math.max(inputBits, 32))) - 1n)) | 0,
     inputLimit: 2 ** inputBits,
     tableReserved,
@@ -116,8 +119,9 @@ export function secondStageConfig(options: SecondStageOptions): SecondStageConfi
  * or false and leaves the fault.
  */
 export class SecondStageWalker {
-  /** The start of the page in physical memory, and log2 of its bytes: 12, 21 or 30. */
-  out = 0;
+  /** The start of the page in physical memory, by word, and log2 of its bytes: 12, 21 or 30. */
+  outHi = 0;
+  outLo = 0;
   leafBits = 0;
   /** The level of the leaf, or of the entry at fault. */
   level = 0;
@@ -138,6 +142,11 @@ export class SecondStageWalker {
     this.#memory = memory;
   }
 
+  /** The start of the page in physical memory. */
+  get out(): number {
+    return addressOf(this.outHi, this.outLo);
+  }
+
   /**
    * Translates the address in `hi` and `lo`. `need` are the SS_RIGHTS that the access must have, or it faults; `want`
    * are those it will use where they are granted, `need` again for anything but an ATS request.
@@ -150,42 +159,45 @@ export class SecondStageWalker {
     const { cache } = this;
     const word = this.#word;
     let level: number = config.levels;
-    let base = config.root;
+    let baseHi = config.rootHi;
+    let baseLo = config.rootLo;
     let rights = 3;
     if (cache !== null) {
       const found = cache.find(hi, lo);
       if (found !== 0) {
         level = found;
-        base = cache.base;
+        baseHi = cache.baseHi;
+        baseLo = cache.baseLo;
         rights = cache.inherited;
       }
     }
     for (let shift = 3 + 9 * level; ; shift -= 9) {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
-      const address = base + index * 8;
+      const at = baseLo | (index << 3);
       this.level = level;
-      if (!this.#memory.load64(address, word)) return this.#refused(SS_FAULT.FETCH, address);
+      if (!this.#memory.load64(addressOf(baseHi, at), word)) return this.#refused(SS_FAULT.FETCH, baseHi, at);
       const elo = word[0]! | 0;
       const ehi = word[1]! | 0;
       const own = (ioReadWrite ? ehi >>> 29 : elo) & 3;
       if (own === 0) return this.#end(SS_FAULT.NOT_PRESENT);
-      const at = level << 1;
+      const row = level << 1;
       if (level === 1 || ((elo & SS_ENTRY.PS) !== 0 && level <= leafLevel)) {
-        if (((elo & leafReserved[at]!) | (ehi & leafReserved[at + 1]!)) !== 0) {
+        if (((elo & leafReserved[row]!) | (ehi & leafReserved[row + 1]!)) !== 0) {
           return this.#end(SS_FAULT.RESERVED);
         }
-        return this.#leaf(config, elo, ehi, address, rights & own, need, want);
+        return this.#leaf(config, elo, ehi, baseHi, at, rights & own, need, want);
       }
-      if (((elo & tableReserved[at]!) | (ehi & tableReserved[at + 1]!)) !== 0) {
+      if (((elo & tableReserved[row]!) | (ehi & tableReserved[row + 1]!)) !== 0) {
         return this.#end(SS_FAULT.RESERVED);
       }
       rights &= own;
       if (accessedDirty && (elo & SS_ENTRY.A) === 0) {
-        if (!this.#update(config, address, elo | SS_ENTRY.A, ehi)) return false;
+        if (!this.#update(config, baseHi, at, elo | SS_ENTRY.A, ehi)) return false;
       }
-      base = entryOutput(elo, ehi, 12);
+      baseHi = ehi & 0xf_ffff;
+      baseLo = elo & ~0xfff;
       level--;
-      if (cache !== null) cache.fill(hi, lo, level, base, rights, shift);
+      if (cache !== null) cache.fill(hi, lo, level, baseHi, baseLo, rights, shift);
     }
   }
 
@@ -193,7 +205,8 @@ export class SecondStageWalker {
     config: SecondStageConfig,
     lo: number,
     hi: number,
-    address: number,
+    atHi: number,
+    atLo: number,
     rights: number,
     need: number,
     want: number,
@@ -206,11 +219,12 @@ export class SecondStageWalker {
     const writes = (rights & want & SS_RIGHTS.WRITE) !== 0;
     if (config.accessedDirty) {
       const flags = SS_ENTRY.A | (writes ? SS_ENTRY.D : 0);
-      if ((lo & flags) !== flags && !this.#update(config, address, lo | flags, hi)) return false;
+      if ((lo & flags) !== flags && !this.#update(config, atHi, atLo, lo | flags, hi)) return false;
     }
     const leafBits = 3 + 9 * this.level;
     this.leafBits = leafBits;
-    this.out = entryOutput(lo, hi, leafBits);
+    this.outHi = hi & 0xf_ffff;
+    this.outLo = lo & (-1 << leafBits);
     this.rights = rights;
     this.clean = config.accessedDirty && !writes && (lo & SS_ENTRY.D) === 0;
     this.snoop = (lo & SS_ENTRY.SNP) !== 0;
@@ -218,9 +232,10 @@ export class SecondStageWalker {
     return true;
   }
 
-  #update(config: SecondStageConfig, address: number, lo: number, hi: number): boolean {
-    if (!config.updates) return this.#refused(SS_FAULT.UPDATE_BLOCKED, address);
-    return this.#memory.store64(address, lo >>> 0, hi >>> 0) || this.#refused(SS_FAULT.UPDATE, address);
+  #update(config: SecondStageConfig, atHi: number, atLo: number, lo: number, hi: number): boolean {
+    if (!config.updates) return this.#refused(SS_FAULT.UPDATE_BLOCKED, atHi, atLo);
+    const stored = this.#memory.store64(addressOf(atHi, atLo), lo >>> 0, hi >>> 0);
+    return stored || this.#refused(SS_FAULT.UPDATE, atHi, atLo);
   }
 
   #end(fault: SsFault): false {
@@ -228,8 +243,8 @@ export class SecondStageWalker {
     return false;
   }
 
-  #refused(fault: SsFault, address: number): false {
-    this.fetchAddress = address;
+  #refused(fault: SsFault, hi: number, lo: number): false {
+    this.fetchAddress = addressOf(hi, lo);
     return this.#end(fault);
   }
 }

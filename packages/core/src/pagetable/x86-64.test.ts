@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Ram } from '../memory/physical.ts';
 import {
-  type EntrySpace,
-  type TableCache,
   X86_ENTRY,
   X86_FAULT,
   X86_PERM,
@@ -13,6 +11,7 @@ import {
   x86Config,
   x86Permissions,
 } from './x86-64.ts';
+import { type TableCache, type TableSpace, addressOf } from './walk.ts';
 
 const { P, RW, US, A, D, PS, G, EA } = X86_ENTRY;
 const PERMISSIONS = x86Permissions({ writeProtect: true, smep: false, noExecute: true });
@@ -230,10 +229,14 @@ describe('x86-64 page tables', () => {
   it('resolve the address of every entry through the space they lie in', () => {
     const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
     const seen: [number, boolean][] = [];
-    const space = (writable: boolean): EntrySpace => ({
-      entryAddress(address, write) {
-        seen.push([address, write]);
-        return write && !writable ? -1 : address;
+    const space = (writable: boolean): TableSpace & { descriptorHi: number; descriptorLo: number } => ({
+      descriptorHi: 0,
+      descriptorLo: 0,
+      descriptor(hi, lo, write) {
+        seen.push([addressOf(hi, lo), write]);
+        this.descriptorHi = hi;
+        this.descriptorLo = lo;
+        return !write || writable;
       },
     });
     expect(t.walker.walk(x86Config(options()), 0, 0, X86_PERM.UW, space(true))).toBe(true);
@@ -248,9 +251,10 @@ describe('x86-64 page tables', () => {
   it('start from a cached table, with the permissions above it', () => {
     const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
     t.put(0x2000, 0x3000 | P | US);
-    const known = new Map<number, { level: number; base: number; inherited: number }>();
+    const known = new Map<number, { level: number; baseHi: number; baseLo: number; inherited: number }>();
     const cache: TableCache = {
-      base: 0,
+      baseHi: 0,
+      baseLo: 0,
       inherited: 0,
       find() {
         const lowest = [...known.values()].sort((a, b) => a.level - b.level)[0];
@@ -258,9 +262,9 @@ describe('x86-64 page tables', () => {
         Object.assign(this, lowest);
         return lowest.level;
       },
-      fill: (_hi, _lo, level, base, inherited, regionBits) => {
+      fill: (_hi, _lo, level, baseHi, baseLo, inherited, regionBits) => {
         expect(regionBits).toBe(12 + 9 * level);
-        known.set(level, { level, base, inherited });
+        known.set(level, { level, baseHi, baseLo, inherited });
       },
     };
     t.walker.cache = cache;

@@ -1,10 +1,11 @@
 // The paging structures of Intel 64 processors in 64-bit mode, 4 and 5 levels, as IOMMUs walk them: the first stage of
 // VT-d (D51397 rev 5.10 §3.6, §9.7) and the guest tables (v2) of AMD's IOMMU (48882 rev 3.10 §2.2.6). What a
-// configuration means is worked out once, so that the walk only shifts and masks. An input address is two u32; entries
-// and outputs are plain numbers below 2^52. Levels count up from 1, the page table, to the root.
+// configuration means is worked out once, so that the walk only shifts and masks. Levels count up from 1, the page
+// table, to the root.
 
 import { big, hi32, lo32 } from '../base/u64.ts';
 import type { PhysicalMemory } from '../memory/physical.ts';
+import { type TableCache, type TableSpace, addressOf } from './walk.ts';
 
 /** Why a walk ended. */
 export const X86_FAULT = {
@@ -101,7 +102,9 @@ export interface X86Options {
 /** One address space, ready to be walked. */
 export interface X86Config {
   readonly levels: 4 | 5;
-  readonly root: number;
+  /** The root table's address. */
+  readonly rootHi: number;
+  readonly rootLo: number;
   /** Bits that must equal the highest bit of the input, that bit included; they all lie in the upper word. */
   readonly canonicalHi: number;
   /** Reserved bits of tables by level, of 4 KiB, 2 MiB and 1 GiB leaves by level: lo at 2 × level, hi after it. */
@@ -132,7 +135,8 @@ export function x86Config(options: X86Options): X86Config {
   }
   return {
     levels,
-    root: options.root,
+    rootHi: Math.floor(options.root / 0x1_0000_0000),
+    rootLo: options.root | 0,
     canonicalHi: levels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0,
     tableReserved,
     leafReserved,
@@ -144,36 +148,10 @@ export function x86Config(options: X86Options): X86Config {
   };
 }
 
-/** Where the tables are, when their addresses have to be translated too. */
-export interface EntrySpace {
-  /**
-   * The physical address of the entry at `address` in the output space of these tables, or -1 where that faulted (the
-   * resolver keeps the fault). `write` says that hardware is about to set a flag in the entry.
-   */
-  entryAddress(address: number, write: boolean): number;
-}
-
-/** Remembers tables that earlier walks went through: the paging-structure caches. */
-export interface TableCache {
-  /** The level of the lowest known table on the way to the address, 0 where none is known. Leaves the two fields. */
-  find(hi: number, lo: number): number;
-  /** The table's address. */
-  readonly base: number;
-  /** What the entries above the table say of permissions, in the walker's own encoding. */
-  readonly inherited: number;
-  /** Keeps the table at `level`, which resolves the address bits below `regionBits`. */
-  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void;
-}
-
 /** True when the bits above the input size equal the highest bit of the input. */
 export function isCanonical(config: X86Config, hi: number): boolean {
   const top = hi & config.canonicalHi;
   return top === 0 || top === config.canonicalHi;
-}
-
-/** The output address of an entry whose low `bits` bits are zero. */
-export function entryOutput(lo: number, hi: number, bits: number): number {
-  return (hi & 0xf_ffff) * 0x1_0000_0000 + ((lo & (-1 << bits)) >>> 0);
 }
 
 /**
@@ -181,8 +159,9 @@ export function entryOutput(lo: number, hi: number, bits: number): number {
  * or false and leaves the fault.
  */
 export class X86Walker {
-  /** The start of the page in the output space, and log2 of its bytes: 12, 21 or 30. */
-  out = 0;
+  /** The start of the page in the output space, by word, and log2 of its bytes: 12, 21 or 30. */
+  outHi = 0;
+  outLo = 0;
   leafBits = 0;
   /** The level of the leaf, or of the entry at fault. */
   level = 0;
@@ -194,23 +173,29 @@ export class X86Walker {
   /** Index into the PAT: PWT, PCD, PAT. */
   pat = 0;
   fault: X86Fault = X86_FAULT.NONE;
-  /** The EntrySpace could not resolve an entry's address; it has the fault. */
+  /** The TableSpace could not resolve an entry's address; it has the fault. */
   nestedFault = false;
   /** The nested fault was met setting a flag. */
   nestedUpdate = false;
   /** Physical address of the entry whose load or update was refused. */
   fetchAddress = 0;
-  /** Address of the entry that was last accessed, in the output space. */
-  entry = 0;
   /** The table cache to use in the next walks, or null. */
   cache: TableCache | null = null;
   readonly #memory: PhysicalMemory;
   readonly #word = new Uint32Array(2);
+  /** Where the entry that was last accessed is, in the output space. */
+  #virtualHi = 0;
+  #virtualLo = 0;
   #leafLo = 0;
   #leafHi = 0;
 
   constructor(memory: PhysicalMemory) {
     this.#memory = memory;
+  }
+
+  /** The start of the page in the output space. */
+  get out(): number {
+    return addressOf(this.outHi, this.outLo);
   }
 
   /**
@@ -223,7 +208,7 @@ export class X86Walker {
     hi: number,
     lo: number,
     need: number,
-    space: EntrySpace | null,
+    space: TableSpace | null,
     want: number = need,
   ): boolean {
     this.nestedFault = false;
@@ -232,25 +217,33 @@ export class X86Walker {
     const { cache } = this;
     const word = this.#word;
     let level: number = config.levels;
-    let base = config.root;
+    let baseHi = config.rootHi;
+    let baseLo = config.rootLo;
     // R/W and U/S of all entries in 1:0, XD of any in 2.
     let inherited = 3;
     if (cache !== null) {
       const found = cache.find(hi, lo);
       if (found !== 0) {
         level = found;
-        base = cache.base;
+        baseHi = cache.baseHi;
+        baseLo = cache.baseLo;
         inherited = cache.inherited;
       }
     }
     for (let shift = 3 + 9 * level; ; shift -= 9) {
       this.level = level;
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
-      const virtual = base + index * 8;
-      this.entry = virtual;
-      const address = space === null ? virtual : space.entryAddress(virtual, false);
-      if (address < 0) return this.#nested(false);
-      if (!this.#memory.load64(address, word)) return this.#refused(X86_FAULT.FETCH, address);
+      let atHi = baseHi;
+      let atLo = baseLo | (index << 3);
+      this.#virtualHi = atHi;
+      this.#virtualLo = atLo;
+      if (space !== null) {
+        if (!space.descriptor(atHi, atLo, false)) return this.#nested(false);
+        atHi = space.descriptorHi;
+        atLo = space.descriptorLo;
+      }
+      if (!this.#memory.load64(addressOf(atHi, atLo), word))
+        return this.#refused(X86_FAULT.FETCH, atHi, atLo);
       const elo = word[0]! | 0;
       const ehi = word[1]! | 0;
       if ((elo & X86_ENTRY.P) === 0) return this.#end(X86_FAULT.NOT_PRESENT);
@@ -259,13 +252,14 @@ export class X86Walker {
       const reserved = isLeaf ? leafReserved : tableReserved;
       if (((elo & reserved[at]!) | (ehi & reserved[at + 1]!)) !== 0) return this.#end(X86_FAULT.RESERVED);
       inherited = (inherited & (4 | ((elo >>> 1) & 3))) | ((ehi >>> 31) << 2);
-      if (isLeaf) return this.#leaf(config, elo, ehi, address, inherited, need, want, space);
+      if (isLeaf) return this.#leaf(config, elo, ehi, atHi, atLo, inherited, need, want, space);
       if ((elo & accessedBits) !== accessedBits) {
-        if (!this.#update(config, space, address, elo | accessedBits, ehi)) return false;
+        if (!this.#update(config, space, atHi, atLo, elo | accessedBits, ehi)) return false;
       }
-      base = entryOutput(elo, ehi, 12);
+      baseHi = ehi & 0xf_ffff;
+      baseLo = elo & ~0xfff;
       level--;
-      if (cache !== null) cache.fill(hi, lo, level, base, inherited, shift);
+      if (cache !== null) cache.fill(hi, lo, level, baseHi, baseLo, inherited, shift);
     }
   }
 
@@ -273,11 +267,12 @@ export class X86Walker {
     config: X86Config,
     lo: number,
     hi: number,
-    address: number,
+    atHi: number,
+    atLo: number,
     rights: number,
     need: number,
     want: number,
-    space: EntrySpace | null,
+    space: TableSpace | null,
   ): boolean {
     const permissions = config.permissions[rights]!;
     this.permissions = permissions;
@@ -285,11 +280,12 @@ export class X86Walker {
     const { dirtyBits } = config;
     const writes = (permissions & want & X86_WRITE) !== 0;
     const flags = config.accessedBits | (writes ? dirtyBits : 0);
-    if ((lo & flags) !== flags && !this.#update(config, space, address, lo | flags, hi)) return false;
+    if ((lo & flags) !== flags && !this.#update(config, space, atHi, atLo, lo | flags, hi)) return false;
     const { level } = this;
     const leafBits = 3 + 9 * level;
     this.leafBits = leafBits;
-    this.out = entryOutput(lo, hi, leafBits);
+    this.outHi = hi & 0xf_ffff;
+    this.outLo = lo & (-1 << leafBits);
     this.#leafLo = lo | flags;
     this.#leafHi = hi;
     this.clean = !writes && (lo & dirtyBits) !== dirtyBits;
@@ -304,23 +300,31 @@ export class X86Walker {
    * Sets Dirty in the leaf of the walk that has just succeeded, where `clean` says that it is missing: for whoever
    * checks more before it lets a write through. Answers false and leaves the fault as walk() does.
    */
-  setDirty(config: X86Config, space: EntrySpace | null): boolean {
-    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, this.entry);
+  setDirty(config: X86Config, space: TableSpace | null): boolean {
     this.#leafLo |= config.dirtyBits;
-    const address = space === null ? this.entry : space.entryAddress(this.entry, true);
-    if (address < 0) return this.#nested(true);
-    if (!this.#memory.store64(address, this.#leafLo >>> 0, this.#leafHi >>> 0))
-      return this.#refused(X86_FAULT.UPDATE, address);
+    if (!this.#update(config, space, this.#virtualHi, this.#virtualLo, this.#leafLo, this.#leafHi))
+      return false;
     this.clean = false;
     return true;
   }
 
   /** Sets flags in an entry: an atomic write, which a nested stage must allow too. */
-  #update(config: X86Config, space: EntrySpace | null, address: number, lo: number, hi: number): boolean {
-    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, address);
-    const target = space === null ? address : space.entryAddress(this.entry, true);
-    if (target < 0) return this.#nested(true);
-    return this.#memory.store64(target, lo >>> 0, hi >>> 0) || this.#refused(X86_FAULT.UPDATE, target);
+  #update(
+    config: X86Config,
+    space: TableSpace | null,
+    atHi: number,
+    atLo: number,
+    lo: number,
+    hi: number,
+  ): boolean {
+    if (!config.updates) return this.#refused(X86_FAULT.UPDATE_BLOCKED, atHi, atLo);
+    if (space !== null) {
+      if (!space.descriptor(this.#virtualHi, this.#virtualLo, true)) return this.#nested(true);
+      atHi = space.descriptorHi;
+      atLo = space.descriptorLo;
+    }
+    const stored = this.#memory.store64(addressOf(atHi, atLo), lo >>> 0, hi >>> 0);
+    return stored || this.#refused(X86_FAULT.UPDATE, atHi, atLo);
   }
 
   #end(fault: X86Fault): false {
@@ -334,8 +338,8 @@ export class X86Walker {
     return false;
   }
 
-  #refused(fault: X86Fault, address: number): false {
-    this.fetchAddress = address;
+  #refused(fault: X86Fault, hi: number, lo: number): false {
+    this.fetchAddress = addressOf(hi, lo);
     return this.#end(fault);
   }
 }

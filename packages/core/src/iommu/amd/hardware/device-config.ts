@@ -1,7 +1,7 @@
 // DTEs: what makes one illegal (§2.2.2, §2.5.2), and what a legal one says.
 
 import { type Field, readAddress, readField } from '../../../base/bit-fields.ts';
-import type { AmdV1Config } from '../../../pagetable/amd-v1.ts';
+import { type AmdV1Config, amdV1Config } from '../../../pagetable/amd-v1.ts';
 import { DTE, GLX_RESERVED, HAD, INT_CTL, INT_TAB_LEN_MAX, IO_CTL } from '../spec/dte.ts';
 import type { AmdIommuFeatures } from './config.ts';
 
@@ -102,7 +102,7 @@ export class DteDecoder {
     const host =
       mode === 0 || mode > features.hostLevels
         ? null
-        : { mode, root: readAddress(DTE.HostPTRoot, words), accessed, dirty };
+        : amdV1Config({ mode, root: readAddress(DTE.HostPTRoot, words), accessed, dirty });
     return {
       deviceId,
       v: is(DTE.V),

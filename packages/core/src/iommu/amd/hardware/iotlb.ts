@@ -4,7 +4,8 @@
 // what a DTE itself says (IR, IW, Mode) is looked at on every use.
 
 import { type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
-import type { TableCache, X86Config } from '../../../pagetable/x86-64.ts';
+import { TableStore } from '../../cache-tables.ts';
+import type { X86Config } from '../../../pagetable/x86-64.ts';
 
 /** A number that entries of one address space carry; a new one makes them unreachable. */
 export interface Tag {
@@ -206,65 +207,4 @@ export class Iotlb {
 function forgetRoot(space: GuestSpace): void {
   space.root = -1;
   space.config = null;
-}
-
-/** Page directory entries: where tables are, by the addresses that they resolve. */
-export class TableStore {
-  readonly cache: TranslationCache;
-  readonly #base: Float64Array;
-  readonly #inherited: Uint8Array;
-  readonly #level: Uint8Array;
-
-  constructor(entries: number) {
-    this.cache = new TranslationCache(entries);
-    this.#base = new Float64Array(this.cache.capacity);
-    this.#inherited = new Uint8Array(this.cache.capacity);
-    this.#level = new Uint8Array(this.cache.capacity);
-  }
-
-  /** A view of one address space, for a walker. */
-  view(): TableView {
-    return new TableView(this.cache, this.#base, this.#inherited, this.#level);
-  }
-}
-
-export class TableView implements TableCache {
-  base = 0;
-  inherited = 0;
-  readonly #cache: TranslationCache;
-  readonly #bases: Float64Array;
-  readonly #inheriteds: Uint8Array;
-  readonly #levels: Uint8Array;
-  #domain: CacheDomain = new CacheDomain(0);
-  #space = 0;
-  #hi = 0;
-
-  constructor(cache: TranslationCache, bases: Float64Array, inherited: Uint8Array, levels: Uint8Array) {
-    this.#cache = cache;
-    this.#bases = bases;
-    this.#inheriteds = inherited;
-    this.#levels = levels;
-  }
-
-  /** Says whose tables the next walk uses, and the upper word of the address as invalidations name it. */
-  bind(domain: CacheDomain, space: number, hi: number): void {
-    this.#domain = domain;
-    this.#space = space;
-    this.#hi = hi;
-  }
-
-  find(_hi: number, lo: number): number {
-    const slot = this.#cache.lookup(this.#domain, this.#space, 0, this.#hi, lo);
-    if (slot < 0) return 0;
-    this.base = this.#bases[slot]!;
-    this.inherited = this.#inheriteds[slot]!;
-    return this.#levels[slot]!;
-  }
-
-  fill(_hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
-    const slot = this.#cache.insert(this.#domain, this.#space, this.#hi, lo, regionBits);
-    this.#bases[slot] = base;
-    this.#inheriteds[slot] = inherited;
-    this.#levels[slot] = level;
-  }
 }

@@ -11,7 +11,6 @@ import {
   amdV1InWidth,
 } from '../../../pagetable/amd-v1.ts';
 import {
-  type EntrySpace,
   X86_FAULT,
   type X86Config,
   type X86Fault,
@@ -19,8 +18,10 @@ import {
   x86Config,
   x86Permissions,
 } from '../../../pagetable/x86-64.ts';
+import { type TableSpace, aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { POW2, type TranslationCache } from '../../cache.ts';
+import type { TableView } from '../../cache-tables.ts';
 import { GCR3_ENTRY, GCR3_LEVEL_BITS } from '../spec/dte.ts';
 import { MISC_INFO0 } from '../spec/features.ts';
 import { ACCESS, ALL_RIGHTS, USER_SHIFT, hostAccess, hostGrants } from './access.ts';
@@ -37,7 +38,6 @@ import {
   type GuestSpace,
   HOST_SPACE,
   type Iotlb,
-  type TableView,
   fastFlags,
 } from './iotlb.ts';
 import type { Translated } from './transaction.ts';
@@ -61,7 +61,7 @@ export interface GuestControl {
 const GCR3_BITS = GCR3_ENTRY.$.writable;
 
 /** Translates one address at a time; the answer is in the fields. */
-export class Translator implements EntrySpace {
+export class Translator implements TableSpace {
   pa = 0;
   /** Bytes from `pa` on that are mapped alike, and log2 of the translation's. */
   bytes = 0;
@@ -71,6 +71,8 @@ export class Translator implements EntrySpace {
   forceCoherent = false;
   untranslatedOnly = false;
   fault: TranslationFault | null = null;
+  descriptorHi = 0;
+  descriptorLo = 0;
   control: GuestControl = { gcr3Gpa: false, updateAccessed: true, updateDirty: true };
   readonly #memory: PhysicalMemory;
   readonly #features: AmdIommuFeatures;
@@ -94,15 +96,20 @@ export class Translator implements EntrySpace {
   /** The device and domain whose guest tables are being walked. */
   #device: DeviceConfig | null = null;
   #domain: Domain | null = null;
-  /** What the host lookup below found: output, log2 of its bytes, ACCESS bits without and with the DTE's, entry flags. */
-  #hostOut = 0;
+  /**
+   * What the host lookup below found: output by word, log2 of its bytes, ACCESS bits without and with the DTE's, entry
+   * flags.
+   */
+  #hostHi = 0;
+  #hostLo = 0;
   #hostBits = 0;
   #hostPermissions = 0;
   #hostGranted = 0;
   #hostFlags = 0;
   /** What the guest lookup found, and the entry that has it. */
   #guestSlot = 0;
-  #gpa = 0;
+  #gpaHi = 0;
+  #gpaLo = 0;
   #guestBits = 0;
   #guestGranted = 0;
   /** Whether the IOTLB keeps what is found. */
@@ -143,7 +150,7 @@ export class Translator implements EntrySpace {
    */
   quick(device: CachedDevice, hi: number, lo: number, need: number): Translated | null {
     const { rights, host, dirty } = device.config;
-    if (host === null || (rights & need) !== need || !amdV1InWidth(host.mode, hi, lo)) return null;
+    if (host === null || (rights & need) !== need || !amdV1InWidth(host, hi, lo)) return null;
     const domain = this.#domainOf(device);
     const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
     if (slot < 0) return null;
@@ -214,7 +221,7 @@ export class Translator implements EntrySpace {
     if (!this.#lookupHost(config, config.rights, domain, hi, lo, need, want)) return false;
     // Where nothing is translated every page is its own.
     const bits = config.host === null ? 12 : this.#hostBits;
-    this.#measure(hi, lo, bits, this.#hostOut, this.#hostBits);
+    this.#measure(hi, lo, bits);
     this.granted = this.#hostGranted;
     this.#attributes(config);
     return true;
@@ -249,12 +256,12 @@ export class Translator implements EntrySpace {
       this.sizeBits = guestBits;
       return true;
     }
-    const gpa = this.#gpa;
-    const gpaHi = (gpa / 0x1_0000_0000) >>> 0;
+    const gpaHi = this.#gpaHi;
+    const gpaLo = this.#gpaLo;
     const hostNeed = hostAccess(need);
     const hostWant = hostAccess(want & guestGranted);
-    if (!this.#lookupHost(config, config.rights, domain, gpaHi, gpa >>> 0, hostNeed, hostWant)) return false;
-    this.#measure(gpaHi, gpa >>> 0, Math.min(guestBits, this.#hostBits), this.#hostOut, this.#hostBits);
+    if (!this.#lookupHost(config, config.rights, domain, gpaHi, gpaLo, hostNeed, hostWant)) return false;
+    this.#measure(gpaHi, gpaLo, Math.min(guestBits, this.#hostBits));
     this.granted = guestGranted & hostGrants(this.#hostGranted);
     this.#attributes(config);
     if (keep && guestBits <= Math.min(this.#hostBits, FAST_SIZE_MAX))
@@ -299,13 +306,14 @@ export class Translator implements EntrySpace {
     if ((rights & need) !== need)
       return this.#fail(pageFault(false, hi, lo, 'DTE.IR or DTE.IW denies it', true, true));
     if (host === null) {
-      this.#hostOut = 0;
+      this.#hostHi = 0;
+      this.#hostLo = 0;
       this.#hostBits = 52;
       this.#hostGranted = rights;
       this.#hostFlags = 0;
       return true;
     }
-    if (!amdV1InWidth(host.mode, hi, lo)) return this.#v1Fault(AMD_V1_FAULT.WIDTH, hi, lo);
+    if (!amdV1InWidth(host, hi, lo)) return this.#v1Fault(AMD_V1_FAULT.WIDTH, hi, lo);
     const writes = (want & rights & ACCESS.WRITE) !== 0;
     const store = this.#iotlb.host;
     const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
@@ -315,7 +323,9 @@ export class Translator implements EntrySpace {
       const permissions = store.permissions[slot]!;
       if ((permissions & need) !== need) return this.#v1Fault(AMD_V1_FAULT.PERMISSION, hi, lo);
       if ((flags & ENTRY.CLEAN) === 0 || !device.dirty || !writes || (permissions & ACCESS.WRITE) === 0) {
-        this.#hostOut = store.out[slot]!;
+        const out = store.out[slot]!;
+        this.#hostHi = (out / 0x1_0000_0000) | 0;
+        this.#hostLo = out | 0;
         this.#hostBits = store.cache.sizeOf(slot);
         this.#hostPermissions = permissions;
         this.#hostGranted = permissions & rights;
@@ -345,7 +355,8 @@ export class Translator implements EntrySpace {
       (walker.clean ? ENTRY.CLEAN : 0) |
       (walker.forceCoherent ? ENTRY.COHERENT : 0) |
       (walker.untranslatedOnly ? ENTRY.UNTRANSLATED : 0);
-    this.#hostOut = walker.out;
+    this.#hostHi = walker.outHi;
+    this.#hostLo = walker.outLo;
     this.#hostBits = walker.leafBits;
     this.#hostPermissions = walker.permissions;
     this.#hostGranted = walker.permissions & rights;
@@ -400,7 +411,7 @@ export class Translator implements EntrySpace {
       if ((flags & ENTRY.CLEAN) === 0 || !writes || !this.control.updateDirty) {
         this.#guestSlot = slot;
         this.#guestBits = store.cache.sizeOf(slot);
-        this.#gpa = store.out[slot]! + offsetIn(hi, lo, this.#guestBits);
+        this.#placeGuest((store.out[slot]! / 0x1_0000_0000) | 0, store.out[slot]! | 0, lo);
         this.#guestGranted = granted;
         if (this.#trace !== null && this.#trace.active)
           this.#traceHit('iotlb-guest', domain, pasid, hi, lo, this.#guestBits);
@@ -440,7 +451,7 @@ export class Translator implements EntrySpace {
       return this.#x86Fault(walker.fault, hi, lo);
     }
     this.#guestBits = walker.leafBits;
-    this.#gpa = walker.out + offsetIn(hi, lo, walker.leafBits);
+    this.#placeGuest(walker.outHi, walker.outLo, lo);
     this.#guestGranted = (walker.permissions >>> shift) & 7;
     if (!this.#keep) return true;
     const slot = store.cache.insert(domain.guest, space.leaves.id, hi, lo, walker.leafBits);
@@ -453,6 +464,12 @@ export class Translator implements EntrySpace {
       this.#traceFill('iotlb-guest', domain, space.pasid, hi, lo, walker.leafBits);
     }
     return true;
+  }
+
+  /** The GPA of an address in a page of guests, which has at most 2^30 bytes. */
+  #placeGuest(outHi: number, outLo: number, lo: number): void {
+    this.#gpaHi = outHi;
+    this.#gpaLo = outLo | (lo & ~aboveLo(this.#guestBits));
   }
 
   /** The tables of a guest space, from its CR3; null with the fault. */
@@ -497,11 +514,13 @@ export class Translator implements EntrySpace {
   #fetchRoot(device: DeviceConfig, pasid: number, hi: number, lo: number): number {
     let base = device.gcr3Root;
     for (let level = device.gcr3Levels - 1; level >= 0; level--) {
-      const entry = base + ((pasid >>> (GCR3_LEVEL_BITS * level)) & 0x1ff) * 8;
+      let address = base + ((pasid >>> (GCR3_LEVEL_BITS * level)) & 0x1ff) * 8;
       // The pointer in the DTE is a GPA with GCR3TRPMode alone, those in tables always are.
       const spa = level === device.gcr3Levels - 1 && !this.control.gcr3Gpa;
-      const address = spa ? entry : this.entryAddress(entry, false);
-      if (address < 0) return -1;
+      if (!spa) {
+        if (!this.descriptor((address / 0x1_0000_0000) | 0, address | 0, false)) return -1;
+        address = addressOf(this.descriptorHi, this.descriptorLo);
+      }
       if (!this.#memory.load64(address, this.#pair)) {
         this.#fail(hardwareFault(true, address, 'a GCR3 table entry could not be read'));
         return -1;
@@ -514,27 +533,31 @@ export class Translator implements EntrySpace {
         this.#fail(pageFault(true, hi, lo, 'a reserved bit of a GCR3 table entry is set', true, false, true));
         return -1;
       }
-      base = (this.#pair[1]! & 0xf_ffff) * 0x1_0000_0000 + ((this.#pair[0]! & ~0xfff) >>> 0);
+      base = addressOf(this.#pair[1]! & 0xf_ffff, this.#pair[0]! & ~0xfff);
     }
     return base;
   }
 
-  /** The physical address of a guest's table entry. DTE.IR and DTE.IW are about the device's accesses, not this one. */
-  entryAddress(address: number, write: boolean): number {
-    const hi = (address / 0x1_0000_0000) >>> 0;
-    const lo = address >>> 0;
+  /**
+   * Finds the physical address of a guest's table entry. DTE.IR and DTE.IW are about the device's accesses, not this
+   * one.
+   */
+  descriptor(hi: number, lo: number, write: boolean): boolean {
     const need = write ? AMD_V1_PERM.IR | AMD_V1_PERM.IW : AMD_V1_PERM.IR;
-    if (!this.#lookupHost(this.#device!, ALL_RIGHTS, this.#domain!, hi, lo, need, need)) return -1;
-    return this.#hostOut + offsetIn(hi, lo, this.#hostBits);
+    if (!this.#lookupHost(this.#device!, ALL_RIGHTS, this.#domain!, hi, lo, need, need)) return false;
+    this.descriptorHi = this.#hostHi | (hi & ~aboveHi(this.#hostBits));
+    this.descriptorLo = this.#hostLo | (lo & ~aboveLo(this.#hostBits));
+    return true;
   }
 
   // --- results ---
 
-  /** The answer: `bits` is the size of the whole translation, `outBits` that of the page which starts at `out`. */
-  #measure(hi: number, lo: number, bits: number, out: number, outBits: number = bits): void {
+  /** The answer for a GPA from what the host lookup found; `bits` is the size of the whole translation. */
+  #measure(hi: number, lo: number, bits: number): void {
     this.sizeBits = bits;
     this.bytes = POW2[bits]! - offsetIn(hi, lo, bits);
-    this.pa = out + offsetIn(hi, lo, outBits);
+    const paHi = this.#hostHi | (hi & ~aboveHi(this.#hostBits));
+    this.pa = addressOf(paHi, this.#hostLo | (lo & ~aboveLo(this.#hostBits)));
   }
 
   #fail(fault: TranslationFault): false {

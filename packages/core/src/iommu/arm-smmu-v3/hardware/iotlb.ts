@@ -10,7 +10,8 @@ import {
   TagNumbers,
   TranslationCache,
 } from '../../cache.ts';
-import type { TableCache } from '../../../pagetable/armv8-stage2.ts';
+import { TableStore } from '../../cache-tables.ts';
+import { CACHED_LEVEL } from '../../../pagetable/armv8.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import type { Context } from './context.ts';
 import { WORLD, type World } from './stream-config.ts';
@@ -98,6 +99,14 @@ export function fastWord(permissions: number, sizeBits: number, attributes: numb
 export function entryInfo(granuleBits: number, level: number): number {
   return ((granuleBits - 10) >>> 1) | (Math.max(level, 0) << 2);
 }
+
+/** The same of tables, by TableCache's levels: for each granule one array. */
+export function tableInfo(granuleBits: number): Uint8Array {
+  return TABLE_INFO[(granuleBits - 12) >>> 1]!;
+}
+const TABLE_INFO = [12, 14, 16].map((granuleBits) =>
+  Uint8Array.from({ length: 8 }, (_, level) => entryInfo(granuleBits, level - CACHED_LEVEL)),
+);
 
 /** Which entries a command with TG and TTL has to take (§4.4.1.1). */
 export interface TlbScope {
@@ -267,7 +276,8 @@ export class Iotlb {
       const space = asid === null ? ANY_SPACE : (this.asidIfKnown(regime, asid)?.id ?? 0);
       const [first, second] = regime.globals;
       removeLeaves(this.leaves.cache, regime.va, space, first.id, second.id, range, scope);
-      if (!scope.leafOnly) this.tables?.remove(regime.vaTables, space, range, scope);
+      if (!scope.leafOnly && this.tables !== null)
+        removeTables(this.tables.cache, regime.vaTables, space, range, scope);
     }
   }
 
@@ -275,7 +285,8 @@ export class Iotlb {
   invalidateIpa(vmid: number, wildcard: number, range: AddressRange, scope: TlbScope): void {
     for (const regime of this.#select(WORLD.NS_EL1, vmid, wildcard)) {
       removeLeaves(this.ipas.cache, regime.ipa, ANY_SPACE, 0, 0, range, scope);
-      if (!scope.leafOnly) this.tables?.remove(regime.ipaTables, ANY_SPACE, range, scope);
+      if (!scope.leafOnly && this.tables !== null)
+        removeTables(this.tables.cache, regime.ipaTables, ANY_SPACE, range, scope);
     }
   }
 
@@ -346,97 +357,20 @@ function removeLeaves(
   } else cache.removeRange(domain, space, second, third, range, filter);
 }
 
-/** Tables on the way to leaves, of both stages. */
-export class TableStore {
-  readonly cache: TranslationCache;
-  readonly #baseHi: Int32Array;
-  readonly #baseLo: Int32Array;
-  readonly #inherited: Uint8Array;
-  readonly #level: Int8Array;
-
-  constructor(entries: number) {
-    this.cache = new TranslationCache(entries);
-    this.#baseHi = new Int32Array(this.cache.capacity);
-    this.#baseLo = new Int32Array(this.cache.capacity);
-    this.#inherited = new Uint8Array(this.cache.capacity);
-    this.#level = new Int8Array(this.cache.capacity);
-  }
-
-  /** A view of one address space, for a walker. */
-  view(): TableView {
-    return new TableView(this.cache, this.#baseHi, this.#baseLo, this.#inherited, this.#level);
-  }
-
-  /** Table descriptors from the start of the walk to the level before TTL's; all where TTL is 0 (§4.4.1.1). */
-  remove(domain: CacheDomain, space: number, range: AddressRange, scope: TlbScope): void {
-    const single = onePage(range);
-    const take = (filter: InfoFilter): void => {
-      if (single) this.cache.removeAddress(domain, space, 0, 0, range.startHi, range.startLo, filter);
-      else this.cache.removeRange(domain, space, 0, 0, range, filter);
-    };
-    if (scope.tg === 0) take(EVERYTHING);
-    else if (scope.ttl === 0) take({ mask: 3, value: scope.tg });
-    else for (let level = 0; level <= scope.ttl; level++) take({ mask: 15, value: scope.tg | (level << 2) });
-  }
-}
-
-export class TableView implements TableCache {
-  baseHi = 0;
-  baseLo = 0;
-  inherited = 0;
-  granuleBits = 12;
-  readonly #cache: TranslationCache;
-  readonly #basesHi: Int32Array;
-  readonly #basesLo: Int32Array;
-  readonly #inheriteds: Uint8Array;
-  readonly #levels: Int8Array;
-  #domain: CacheDomain = new CacheDomain(0);
-  #space = 0;
-
-  constructor(
-    cache: TranslationCache,
-    basesHi: Int32Array,
-    basesLo: Int32Array,
-    inherited: Uint8Array,
-    levels: Int8Array,
-  ) {
-    this.#cache = cache;
-    this.#basesHi = basesHi;
-    this.#basesLo = basesLo;
-    this.#inheriteds = inherited;
-    this.#levels = levels;
-  }
-
-  /** Says whose tables the next walk uses. */
-  bind(domain: CacheDomain, space: number, granuleBits: number): void {
-    this.#domain = domain;
-    this.#space = space;
-    this.granuleBits = granuleBits;
-  }
-
-  find(hi: number, lo: number): number {
-    const slot = this.#cache.lookup(this.#domain, this.#space, 0, hi, lo);
-    if (slot < 0) return 0;
-    this.baseHi = this.#basesHi[slot]!;
-    this.baseLo = this.#basesLo[slot]!;
-    this.inherited = this.#inheriteds[slot]!;
-    return this.#levels[slot]! + 2;
-  }
-
-  fill(
-    hi: number,
-    lo: number,
-    level: number,
-    baseHi: number,
-    baseLo: number,
-    inherited: number,
-    regionBits: number,
-  ): void {
-    const slot = this.#cache.insert(this.#domain, this.#space, hi, lo, regionBits);
-    this.#basesHi[slot] = baseHi;
-    this.#basesLo[slot] = baseLo;
-    this.#inheriteds[slot] = inherited;
-    this.#levels[slot] = level;
-    this.#cache.info[slot] = entryInfo(this.granuleBits, level);
-  }
+/** Removes table descriptors from the start of the walk to the level before TTL's; all where TTL is 0 (§4.4.1.1). */
+function removeTables(
+  cache: TranslationCache,
+  domain: CacheDomain,
+  space: number,
+  range: AddressRange,
+  scope: TlbScope,
+): void {
+  const single = onePage(range);
+  const take = (filter: InfoFilter): void => {
+    if (single) cache.removeAddress(domain, space, 0, 0, range.startHi, range.startLo, filter);
+    else cache.removeRange(domain, space, 0, 0, range, filter);
+  };
+  if (scope.tg === 0) take(EVERYTHING);
+  else if (scope.ttl === 0) take({ mask: 3, value: scope.tg });
+  else for (let level = 0; level <= scope.ttl; level++) take({ mask: 15, value: scope.tg | (level << 2) });
 }

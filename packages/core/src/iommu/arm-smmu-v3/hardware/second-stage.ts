@@ -1,24 +1,17 @@
 // Stage 2 of an IPA: from the cache of IPA translations, or by a walk.
 
-import {
-  PERM_READ,
-  PERM_WRITE,
-  WALK_FAULT,
-  type WalkFault,
-  aboveHi,
-  aboveLo,
-  addressOf,
-} from '../../../pagetable/armv8.ts';
+import { PERM_READ, PERM_WRITE, WALK_FAULT, type WalkFault } from '../../../pagetable/armv8.ts';
 import {
   DEFAULT_INPUT,
   applyStage2,
   applyStage2Fwb,
   stage2IsDevice,
 } from '../../../pagetable/armv8-attributes.ts';
-import type { TableSpace } from '../../../pagetable/armv8-stage1.ts';
 import { type Stage2Config, Stage2Walker } from '../../../pagetable/armv8-stage2.ts';
+import { type TableSpace, aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
+import type { TableView } from '../../cache-tables.ts';
 import { CLASS, EVENT } from '../spec/events.ts';
 import type { Context, TranslationFault } from './context.ts';
 import {
@@ -27,10 +20,10 @@ import {
   type Iotlb,
   SLOW,
   STAGE2_SHIFT,
-  type TableView,
   type TlbStore,
   entryInfo,
   fastWord,
+  tableInfo,
   traceFill,
 } from './iotlb.ts';
 import type { EventType } from './transaction.ts';
@@ -147,7 +140,7 @@ export class SecondStage implements TableSpace {
       }
     }
     const walker = this.#walker;
-    this.#tables?.bind(context.regime.ipaTables, IPA_SPACE, config.table.granuleBits);
+    this.#tables?.bind(context.regime.ipaTables, IPA_SPACE, hi, tableInfo(config.table.granuleBits));
     if (!walker.walk(config, hi, lo, need, implicit)) {
       return this.#end(FAULT_TYPES[walker.fault], cls, hi, lo, walker.fetchAddress, ttRead);
     }

@@ -1,23 +1,16 @@
 // From a context and an address to a physical address: IOTLB, walks, permissions. Configuration is config-table.ts.
 
 import { POW2, type TranslationCache } from '../../cache.ts';
-import { PERM_READ, PERM_WRITE, WALK_FAULT, aboveHi, aboveLo, addressOf } from '../../../pagetable/armv8.ts';
+import type { TableView } from '../../cache-tables.ts';
+import { PERM_READ, PERM_WRITE, WALK_FAULT } from '../../../pagetable/armv8.ts';
+import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import { DEFAULT_INPUT, applyStage1, attributes, override } from '../../../pagetable/armv8-attributes.ts';
 import { Stage1Walker } from '../../../pagetable/armv8-stage1.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CLASS, EVENT } from '../spec/events.ts';
 import type { Context, TranslationFault } from './context.ts';
-import {
-  ENTRY,
-  type Iotlb,
-  SLOW,
-  STAGE2_SHIFT,
-  type TableView,
-  entryInfo,
-  fastWord,
-  traceFill,
-} from './iotlb.ts';
+import { ENTRY, type Iotlb, SLOW, STAGE2_SHIFT, entryInfo, fastWord, tableInfo, traceFill } from './iotlb.ts';
 import { FAULT_TYPES, SecondStage, stage2Attributes } from './second-stage.ts';
 import type { EventType } from './transaction.ts';
 
@@ -187,7 +180,7 @@ export class Translator {
     const nested = context.stream.stage2 !== null;
     const config = context.cd!.stage1;
     const table = ((hi & 0x80_0000) !== 0 && context.upper !== null ? context.upper : context.lower!).table;
-    this.#tables?.bind(context.regime.vaTables, context.asid.id, table?.granuleBits ?? 12);
+    this.#tables?.bind(context.regime.vaTables, context.asid.id, hi, tableInfo(table?.granuleBits ?? 12));
     if (!walker.walk(config, hi, lo, need, nested ? second.begin(context) : null)) {
       this.#walkFailed();
       return false;

@@ -3,6 +3,8 @@
 
 import { readAddress, readField } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
+import type { SecondStageConfig } from '../../../pagetable/vtd-second-stage.ts';
+import type { X86Config } from '../../../pagetable/x86-64.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import {
   CONTEXT_ENTRY_BYTES,
@@ -13,7 +15,13 @@ import {
   TT,
 } from '../spec/context.ts';
 import { FAULT, type FaultCondition } from '../spec/faults.ts';
-import { PASID_DIR_ENTRY_BYTES, PASID_ENTRY_BYTES, PASID_ENTRY_WORDS, PGTT } from '../spec/pasid.ts';
+import {
+  PASID_DIR_ENTRY_BYTES,
+  PASID_ENTRY_BYTES,
+  PASID_ENTRY_WORDS,
+  PGTT,
+  type Pgtt,
+} from '../spec/pasid.ts';
 import { TTM, type Ttm } from '../spec/registers.ts';
 import type { IntelConfig, IntelFeatures } from './config.ts';
 import {
@@ -48,6 +56,9 @@ export interface Route {
   readonly fpd: boolean;
   readonly source: Source;
   readonly domain: Domain;
+  /** Translator.quick() may answer, for addresses without these bits of the upper word. */
+  readonly quick: boolean;
+  readonly quickTop: number;
 }
 
 /** The domain-id that faulting entries are kept under (§6.2.2). */
@@ -83,7 +94,8 @@ export class ConfigTable {
   readonly #routes = new Map<number, Route>();
   /** The one that was used last. */
   #last: Route | undefined = undefined;
-  #lastKey = 0;
+  #lastRequester = 0;
+  #lastPasid: number | null = null;
   readonly #words = new Uint32Array(PASID_ENTRY_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -103,11 +115,13 @@ export class ConfigTable {
 
   /** The route of a source-id and PASID, where both caches have what it needs. */
   cached(requesterId: number, pasid: number | null): Route | undefined {
-    const key = keyOf(requesterId, pasid);
-    if (this.#last !== undefined && key === this.#lastKey) return this.#last;
-    const route = this.#routes.get(key);
+    if (requesterId === this.#lastRequester && pasid === this.#lastPasid && this.#last !== undefined) {
+      return this.#last;
+    }
+    const route = this.#routes.get(keyOf(requesterId, pasid));
     this.#last = route;
-    this.#lastKey = key;
+    this.#lastRequester = requesterId;
+    this.#lastPasid = pasid;
     return route;
   }
 
@@ -194,9 +208,10 @@ export class ConfigTable {
   }
 
   #legacyRoute(requesterId: number, context: LegacyContext): Route {
+    const pgtt = context.tt === TT.PASS_THROUGH ? PGTT.PASS_THROUGH : PGTT.SECOND_STAGE;
     return {
       entry: {
-        pgtt: context.tt === TT.PASS_THROUGH ? PGTT.PASS_THROUGH : PGTT.SECOND_STAGE,
+        pgtt,
         did: context.did,
         fpd: context.fpd,
         legacy: true,
@@ -210,6 +225,7 @@ export class ConfigTable {
       fpd: context.fpd,
       source: this.#iotlb.source(requesterId, null),
       domain: this.#iotlb.domain(context.did),
+      ...quickness(pgtt, null, context.secondStage),
     };
   }
 
@@ -228,6 +244,7 @@ export class ConfigTable {
       fpd,
       source: this.#iotlb.source(requesterId, pasid),
       domain: this.#iotlb.domain(entry.did),
+      ...quickness(entry.pgtt, entry.firstStage, entry.secondStage),
     };
   }
 
@@ -356,6 +373,19 @@ export class ConfigTable {
   get cachedPasids(): number {
     return this.#pasids.size;
   }
+}
+
+/** What Route says of quick answers: the IOTLB knows these addresses by the words that requests have. */
+function quickness(
+  pgtt: Pgtt,
+  firstStage: X86Config | null,
+  secondStage: SecondStageConfig | null,
+): { quick: boolean; quickTop: number } {
+  if (firstStage !== null) return { quick: true, quickTop: firstStage.canonicalHi };
+  if (pgtt === PGTT.PASS_THROUGH || secondStage!.inputLimit < 0x1_0000_0000) {
+    return { quick: false, quickTop: 0 };
+  }
+  return { quick: true, quickTop: secondStage!.aboveHi };
 }
 
 function keyOf(requesterId: number, pasid: number | null): number {

@@ -202,14 +202,25 @@ export class IntelIommu {
 
   /** What becomes of a request. */
   translate(transaction: Transaction): Outcome {
-    this.#iotlb.tidy();
     const { hi, lo } = transaction;
     const pasid = transaction.pasid ?? null;
     const interrupt = pasid === null && hi === 0 && isInterrupt(lo >>> 0);
-    if (this.#enabled && !interrupt && transaction.translated !== true && transaction.execute !== true) {
-      const route = this.#table.cached(transaction.requesterId, pasid);
-      if (route !== undefined) return this.#inRoute(route, transaction, pasid);
+    if (!this.#enabled || interrupt || transaction.translated === true || transaction.execute === true) {
+      this.#iotlb.tidy();
+      return this.#translate(transaction, pasid, interrupt);
     }
+    const known = this.#table.cached(transaction.requesterId, pasid);
+    if (known !== undefined) {
+      const supervisor = isSupervisor(known, transaction, pasid);
+      if (!supervisor || known.entry.supervisor) {
+        const need = needOf(transaction, supervisor, this.features.zlr);
+        const quick = this.#translator.quick(known, hi, lo, need);
+        if (quick !== null) return quick;
+      }
+    }
+    this.#iotlb.tidy();
+    const route = this.#table.cached(transaction.requesterId, pasid);
+    if (route !== undefined) return this.#inRoute(route, transaction, pasid);
     return this.#translate(transaction, pasid, interrupt);
   }
 
@@ -256,7 +267,7 @@ export class IntelIommu {
   }
 
   #inRoute(route: Route, transaction: Transaction, pasid: number | null): Outcome {
-    const supervisor = pasid === null ? route.ridPrivileged : transaction.privileged === true;
+    const supervisor = isSupervisor(route, transaction, pasid);
     if (supervisor && !route.entry.supervisor) return this.#blockIn(route, transaction, FAULT.SPT_6);
     const translator = this.#translator;
     const need = needOf(transaction, supervisor, this.features.zlr);
@@ -369,6 +380,10 @@ export class IntelIommu {
   get registers(): Iterable<{ readonly spec: { readonly name: string; readonly offset: number } }> {
     return this.#registers.registers();
   }
+}
+
+function isSupervisor(route: Route, transaction: Transaction, pasid: number | null): boolean {
+  return pasid === null ? route.ridPrivileged : transaction.privileged === true;
 }
 
 function needOf(transaction: Transaction, supervisor: boolean, zlr: boolean): Need {

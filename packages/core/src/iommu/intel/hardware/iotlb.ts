@@ -3,8 +3,8 @@
 // what software does not name stays (Tables 17, 23 and 24).
 
 import { ANY_SPACE, type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
-import type { TableCache } from '../../../pagetable/x86-64.ts';
 import type { FaultCondition } from '../spec/faults.ts';
+import { NestedTableStore } from './first-tables.ts';
 
 /** Second-stage, pass-through and legacy-mode entries are removed by second-stage address; the others by their own. */
 export const KIND = { SECOND: 0, FIRST: 1 } as const;
@@ -21,8 +21,10 @@ export const ENTRY = {
   SNOOP: 1 << 10,
   /** The entry holds a fault (Caching Mode). */
   FAULT: 1 << 11,
-  /** log2 of its bytes. */
-  SIZE_SHIFT: 12,
+  /** The output meets the interrupt address range. */
+  INTERRUPT: 1 << 12,
+  /** log2 of its bytes, at most 30. */
+  SIZE_SHIFT: 13,
 } as const;
 
 /** Entries of one domain that share a source-id, a PASID and a kind. */
@@ -68,7 +70,7 @@ export interface Source {
 /** Spaces and sources that are remembered before everything starts over. */
 const SPACES_MAX = 1 << 16;
 /** Second-stage paging-structure entries have one address space per domain. */
-const TABLE_SPACE = 1;
+export const TABLE_SPACE = 1;
 
 export class Iotlb {
   readonly cache: TranslationCache;
@@ -76,7 +78,7 @@ export class Iotlb {
   readonly out: Float64Array;
   /** {@link ENTRY}; permissions and rights are all ones where there is no such stage. */
   readonly words: Int32Array;
-  readonly tables: TableStore | null;
+  readonly tables: NestedTableStore | null;
   /** Called when every tag has been given up: whoever keeps a Source must look it up again. */
   onStartOver: (() => void) | null = null;
   readonly #faults: (FaultCondition | null)[];
@@ -91,7 +93,7 @@ export class Iotlb {
     this.out = new Float64Array(capacity);
     this.words = new Int32Array(capacity);
     this.#faults = Array.from({ length: capacity }, () => null);
-    this.tables = tables ? new TableStore(entries) : null;
+    this.tables = tables ? new NestedTableStore(entries) : null;
   }
 
   /** Empties everything where tags run out: caches may evict at any time. Asked between requests. */
@@ -273,143 +275,4 @@ export function regionOf(hi: number, lo: number, am: number, bits: number): Addr
 /** The bits of the upper word among the lowest `bits` (32 to 63) of an address. */
 export function highMask(bits: number): number {
   return ((1 << (bits - 32)) - 1) | 0;
-}
-
-/** Paging-structure entries of both stages. */
-export class TableStore {
-  readonly cache: TranslationCache;
-  readonly base: Float64Array;
-  /** Nested: where the table lies in physical memory, and what the second stage grants there. */
-  readonly physical: Float64Array;
-  readonly rights: Uint8Array;
-  readonly inherited: Uint8Array;
-  readonly level: Int8Array;
-
-  constructor(entries: number) {
-    this.cache = new TranslationCache(entries);
-    const { capacity } = this.cache;
-    this.base = new Float64Array(capacity);
-    this.physical = new Float64Array(capacity);
-    this.rights = new Uint8Array(capacity);
-    this.inherited = new Uint8Array(capacity);
-    this.level = new Int8Array(capacity);
-  }
-}
-
-/** The second-stage paging-structure cache of a domain, for a walker. */
-export class SecondTables implements TableCache {
-  base = 0;
-  inherited = 0;
-  readonly #store: TableStore;
-  #domain: CacheDomain = new CacheDomain(0);
-
-  constructor(store: TableStore) {
-    this.#store = store;
-  }
-
-  bind(domain: Domain): void {
-    this.#domain = domain.secondTables;
-  }
-
-  find(hi: number, lo: number): number {
-    const store = this.#store;
-    const slot = store.cache.lookup(this.#domain, TABLE_SPACE, 0, hi, lo);
-    if (slot < 0) return 0;
-    this.base = store.base[slot]!;
-    this.inherited = store.inherited[slot]!;
-    return store.level[slot]!;
-  }
-
-  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
-    const store = this.#store;
-    const slot = store.cache.insert(this.#domain, TABLE_SPACE, hi, lo, regionBits);
-    store.base[slot] = base;
-    store.inherited[slot] = inherited;
-    store.level[slot] = level;
-  }
-}
-
-/**
- * The first-stage paging-structure cache of a domain and PASID, for a walker. With nested translation an entry is made
- * when the second stage has granted to read the table, and holds where that is: `settle()` tells (§6.2.5.1).
- */
-export class FirstTables implements TableCache {
-  base = 0;
-  inherited = 0;
-  /** The table at `base`, where the second stage is known already. */
-  physical = 0;
-  rights = 0;
-  /** False until `physical` and `rights` hold for the table at `base`. */
-  settled = false;
-  readonly #store: TableStore | null;
-  #domain: CacheDomain = new CacheDomain(0);
-  #space = 0;
-  #mask = 0;
-  #nested = false;
-  #pending = false;
-  #hi = 0;
-  #lo = 0;
-  #level = 0;
-  #bits = 0;
-
-  /** Without a store it only remembers where the current table is. */
-  constructor(store: TableStore | null) {
-    this.#store = store;
-  }
-
-  bind(domain: Domain, tag: TableTag, nested: boolean): void {
-    this.#domain = domain.firstTables;
-    this.#space = tag.id;
-    this.#mask = highMask(tag.bits);
-    this.#nested = nested;
-    this.#pending = false;
-    this.settled = false;
-    this.base = -1;
-  }
-
-  find(hi: number, lo: number): number {
-    const store = this.#store;
-    if (store === null) return 0;
-    const slot = store.cache.lookup(this.#domain, this.#space, 0, hi & this.#mask, lo);
-    if (slot < 0) return 0;
-    this.base = store.base[slot]!;
-    this.inherited = store.inherited[slot]!;
-    this.physical = store.physical[slot]!;
-    this.rights = store.rights[slot]!;
-    this.settled = true;
-    return store.level[slot]!;
-  }
-
-  fill(hi: number, lo: number, level: number, base: number, inherited: number, regionBits: number): void {
-    this.base = base;
-    this.inherited = inherited;
-    this.settled = false;
-    this.#hi = hi & this.#mask;
-    this.#lo = lo;
-    this.#level = level;
-    this.#bits = regionBits;
-    if (this.#nested) this.#pending = true;
-    else this.#insert();
-  }
-
-  /** The second stage has found the table that the walk is at. */
-  settle(base: number, physical: number, rights: number): void {
-    this.base = base;
-    this.physical = physical;
-    this.rights = rights;
-    this.settled = true;
-    if (this.#pending) this.#insert();
-    this.#pending = false;
-  }
-
-  #insert(): void {
-    const store = this.#store;
-    if (store === null) return;
-    const slot = store.cache.insert(this.#domain, this.#space, this.#hi, this.#lo, this.#bits);
-    store.base[slot] = this.base;
-    store.physical[slot] = this.physical;
-    store.rights[slot] = this.rights;
-    store.inherited[slot] = this.inherited;
-    store.level[slot] = this.#level;
-  }
 }

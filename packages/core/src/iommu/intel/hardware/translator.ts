@@ -8,8 +8,8 @@ import {
   type SecondStageConfig,
   SecondStageWalker,
 } from '../../../pagetable/vtd-second-stage.ts';
+import { type TableSpace, addressOf } from '../../../pagetable/walk.ts';
 import {
-  type EntrySpace,
   X86_FAULT,
   X86_PERM,
   X86_READ,
@@ -18,20 +18,15 @@ import {
   isCanonical,
 } from '../../../pagetable/x86-64.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { FAULT, type FaultCondition } from '../spec/faults.ts';
+import { POW2, type TranslationCache } from '../../cache.ts';
+import type { TableView } from '../../cache-tables.ts';
+import { FAULT, type FaultCondition, INTERRUPT_RANGE } from '../spec/faults.ts';
 import { PGTT } from '../spec/pasid.ts';
 import type { IntelFeatures } from './config.ts';
 import type { Route } from './config-table.ts';
-import {
-  ENTRY,
-  FirstTables,
-  type Iotlb,
-  KIND,
-  type Kind,
-  SecondTables,
-  type Space,
-  highMask,
-} from './iotlb.ts';
+import { FirstTables } from './first-tables.ts';
+import { ENTRY, type Iotlb, KIND, type Kind, type Space, TABLE_SPACE, highMask } from './iotlb.ts';
+import type { Translated } from './transaction.ts';
 
 /** What a request needs of each stage. */
 export interface Need {
@@ -39,28 +34,39 @@ export interface Need {
   readonly first: number;
   /** SS_RIGHTS: the second stage. */
   readonly second: number;
+  /** Both as ENTRY has them, and what of an entry tells that there is nothing else to do: it must equal `entry`. */
+  readonly entry: number;
+  readonly mask: number;
 }
 
+function needs(first: number, second: number): Need {
+  const entry = first | (second << ENTRY.RIGHTS_SHIFT);
+  const clean = (second & SS_RIGHTS.WRITE) !== 0 ? ENTRY.CLEAN1 | ENTRY.CLEAN2 : 0;
+  return { first, second, entry, mask: entry | clean | ENTRY.FAULT | ENTRY.INTERRUPT };
+}
+
+const { READ, WRITE } = SS_RIGHTS;
+const { SR, SW, UR, UW } = X86_PERM;
 /** Needs by what a request does; supervisors' are two bits lower in the first stage. */
 export const NEED = {
-  READ: { first: X86_PERM.UR, second: SS_RIGHTS.READ },
-  WRITE: { first: X86_PERM.UW, second: SS_RIGHTS.WRITE },
-  ATOMIC: { first: X86_PERM.UR | X86_PERM.UW, second: SS_RIGHTS.READ | SS_RIGHTS.WRITE },
+  READ: needs(UR, READ),
+  WRITE: needs(UW, WRITE),
+  ATOMIC: needs(UR | UW, READ | WRITE),
   /** A zero-length read, where write-only pages of the second stage serve it too (CAP.ZLR). */
-  ZERO_LENGTH: { first: X86_PERM.UR, second: 0 },
-  SUPERVISOR_READ: { first: X86_PERM.SR, second: SS_RIGHTS.READ },
-  SUPERVISOR_WRITE: { first: X86_PERM.SW, second: SS_RIGHTS.WRITE },
-  SUPERVISOR_ATOMIC: { first: X86_PERM.SR | X86_PERM.SW, second: SS_RIGHTS.READ | SS_RIGHTS.WRITE },
-  SUPERVISOR_ZERO_LENGTH: { first: X86_PERM.SR, second: 0 },
+  ZERO_LENGTH: needs(UR, 0),
+  SUPERVISOR_READ: needs(SR, READ),
+  SUPERVISOR_WRITE: needs(SW, WRITE),
+  SUPERVISOR_ATOMIC: needs(SR | SW, READ | WRITE),
+  SUPERVISOR_ZERO_LENGTH: needs(SR, 0),
   /** An ATS request: nothing is denied, the answer tells what is granted. */
-  NOTHING: { first: 0, second: 0 },
+  NOTHING: needs(0, 0),
 } as const satisfies Record<string, Need>;
 
 const ALL_PERMISSIONS = 63;
 const ALL_RIGHTS = 3;
 
 /** Translates one address at a time; the answer is in the fields. */
-export class Translator implements EntrySpace {
+export class Translator implements TableSpace {
   pa = 0;
   /** Bytes from `pa` on that are mapped alike. */
   bytes = 0;
@@ -71,13 +77,19 @@ export class Translator implements EntrySpace {
   permissions = 0;
   rights = 0;
   fault: FaultCondition | null = null;
+  descriptorHi = 0;
+  descriptorLo = 0;
   readonly #features: IntelFeatures;
   readonly #iotlb: Iotlb;
   readonly #trace: Trace | null;
   readonly #first: X86Walker;
   readonly #second: SecondStageWalker;
   readonly #firstTables: FirstTables;
-  readonly #secondTables: SecondTables | null;
+  readonly #secondTables: TableView | null;
+  /** Of the IOTLB, one step nearer. */
+  readonly #cache: TranslationCache;
+  readonly #out: Float64Array;
+  readonly #words: Int32Array;
   #route: Route | null = null;
 
   constructor(memory: PhysicalMemory, features: IntelFeatures, iotlb: Iotlb, trace: Trace | null) {
@@ -87,9 +99,31 @@ export class Translator implements EntrySpace {
     this.#first = new X86Walker(memory);
     this.#second = new SecondStageWalker(memory);
     this.#firstTables = new FirstTables(iotlb.tables);
-    this.#secondTables = iotlb.tables === null ? null : new SecondTables(iotlb.tables);
+    this.#secondTables = iotlb.tables?.view() ?? null;
+    this.#cache = iotlb.cache;
+    this.#out = iotlb.out;
+    this.#words = iotlb.words;
     this.#first.cache = this.#firstTables;
     this.#second.cache = this.#secondTables;
+  }
+
+  /**
+   * The outcome of a user's request where the IOTLB has all that is needed; null says nothing but that translate() has
+   * to be asked.
+   */
+  quick(route: Route, hi: number, lo: number, need: Need): Translated | null {
+    const { spaces } = route.source;
+    if ((hi & route.quickTop) !== 0 || spaces.length !== 1 || !route.quick) return null;
+    const space = spaces[0]!;
+    const slot = this.#cache.lookup(space.entries, space.id, 0, hi, lo);
+    if (slot < 0) return null;
+    const word = this.#words[slot]!;
+    if ((word & need.mask) !== need.entry) return null;
+    if (this.#trace !== null && this.#trace.active) return null;
+    const size = 1 << (word >>> ENTRY.SIZE_SHIFT);
+    const offset = lo & (size - 1);
+    const pa = this.#out[slot]! + offset;
+    return { kind: 'translated', pa, bytes: size - offset, snoop: (word & ENTRY.SNOOP) !== 0 };
   }
 
   /**
@@ -145,12 +179,12 @@ export class Translator implements EntrySpace {
     if ((word & ENTRY.FAULT) !== 0) {
       this.fault = iotlb.faultOf(slot);
       // What is absent in legacy mode is a fault of the kind of access.
-      if (this.fault === FAULT.LGN_2 || this.fault === FAULT.LGN_3) this.fault = absent(need);
+      if (this.fault === FAULT.LGN_2 || this.fault === FAULT.LGN_3) this.fault = absent(need.second);
       return 0;
     }
     const permissions = word & ENTRY.PERMISSIONS;
     const rights = (word >>> ENTRY.RIGHTS_SHIFT) & ALL_RIGHTS;
-    const denied = this.#denied(route, permissions, rights, need);
+    const denied = this.#denied(route, permissions, rights, need.first, need.second);
     if (denied !== null) {
       this.fault = denied;
       return 0;
@@ -170,8 +204,14 @@ export class Translator implements EntrySpace {
   }
 
   /** What the permissions do not allow, or null. The first stage is judged first. */
-  #denied(route: Route, permissions: number, rights: number, need: Need): FaultCondition | null {
-    const missing = need.first & ~permissions;
+  #denied(
+    route: Route,
+    permissions: number,
+    rights: number,
+    first: number,
+    second: number,
+  ): FaultCondition | null {
+    const missing = first & ~permissions;
     if (missing !== 0) {
       // Users are denied everything where a U/S is 0; supervisors can only lack write permission.
       if (
@@ -182,7 +222,7 @@ export class Translator implements EntrySpace {
       }
       return FAULT.SGN_6;
     }
-    const refused = need.second & ~rights;
+    const refused = second & ~rights;
     if (refused === 0) return null;
     const write = (refused & SS_RIGHTS.WRITE) !== 0;
     if (route.entry.legacy) return write ? FAULT.LGN_2 : FAULT.LGN_3;
@@ -207,7 +247,7 @@ export class Translator implements EntrySpace {
 
   /** Walks second-stage tables for an address that is within them. */
   #walkSecond(route: Route, hi: number, lo: number, need: number, want: number): boolean {
-    this.#secondTables?.bind(route.domain);
+    this.#secondTables?.bind(route.domain.secondTables, TABLE_SPACE, hi);
     return this.#second.walk(route.entry.secondStage!, hi, lo, need, want);
   }
 
@@ -229,7 +269,7 @@ export class Translator implements EntrySpace {
       case SS_FAULT.ADDRESS:
         return legacy ? FAULT.LGN_1_1 : FAULT.SGN_5;
       case SS_FAULT.NOT_PRESENT:
-        return legacy ? absent({ first: 0, second: need }) : FAULT.SSS_2;
+        return legacy ? absent(need) : FAULT.SSS_2;
       default: {
         const write = (need & ~walker.rights & SS_RIGHTS.WRITE) !== 0;
         if (legacy) return write ? FAULT.LGN_2 : FAULT.LGN_3;
@@ -244,29 +284,30 @@ export class Translator implements EntrySpace {
     const walker = this.#first;
     const { domain, pasid } = route;
     const bits = inputBits(route);
+    const tag = hi & highMask(bits);
     this.#route = route;
-    this.#firstTables.bind(domain, this.#iotlb.tableTag(domain, pasid, bits), nested);
+    this.#firstTables.bind(domain.firstTables, this.#iotlb.tableTag(domain, pasid, bits).id, tag, nested);
     // Nested, a write makes the page dirty only when the second stage has allowed it too.
     const use = nested ? want.first & ~X86_WRITE : want.first;
     if (!walker.walk(tables, hi, lo, need.first, nested ? this : null, use))
       return this.#refuseFirst(route, need);
     this.permissions = walker.permissions;
-    if (nested && !this.#finalPage(route, hi & highMask(bits), lo, need, want)) return false;
+    if (nested && !this.#finalPage(route, tag, lo, need, want)) return false;
     const space = this.#iotlb.space(route.source, domain, KIND.FIRST, pasid, bits);
     const clean = walker.clean ? ENTRY.CLEAN1 : 0;
     if (!nested) {
       this.rights = ALL_RIGHTS;
       this.snoop = route.entry.pageSnoop;
-      this.#keep(space, hi & highMask(bits), lo, walker.leafBits, walker.out, clean);
+      this.#keep(space, tag, lo, walker.leafBits, walker.out, clean);
       return true;
     }
     const second = this.#second;
     const size = Math.min(walker.leafBits, second.leafBits);
-    const page = walker.out + offsetIn(lo, walker.leafBits);
-    const start = second.out + offsetIn(page, second.leafBits) - offsetIn(lo, size);
+    const page = walker.outLo | offsetIn(lo, walker.leafBits);
+    const start = addressOf(second.outHi, (second.outLo | offsetIn(page, second.leafBits)) & (-1 << size));
     this.rights = second.rights;
     this.snoop = second.snoop || route.entry.pageSnoop;
-    this.#keep(space, hi & highMask(bits), lo, size, start, clean | (second.clean ? ENTRY.CLEAN2 : 0));
+    this.#keep(space, tag, lo, size, start, clean | (second.clean ? ENTRY.CLEAN2 : 0));
     return true;
   }
 
@@ -278,10 +319,9 @@ export class Translator implements EntrySpace {
   /** Nested: the access to the page itself, through the second stage, and the dirty flags of both. */
   #finalPage(route: Route, tag: number, lo: number, need: Need, want: Need): boolean {
     const first = this.#first;
-    if (first.out >= route.entry.secondStage!.inputLimit) return this.#refuse(FAULT.SFS_5);
-    const page = first.out + offsetIn(lo, first.leafBits);
-    const hi = (page / 0x1_0000_0000) >>> 0;
-    const low = page >>> 0;
+    const hi = first.outHi;
+    if (!within(route.entry.secondStage!, hi, first.outLo)) return this.#refuse(FAULT.SFS_5);
+    const low = first.outLo | offsetIn(lo, first.leafBits);
     if (!this.#walkSecond(route, hi, low, need.second, want.second & SS_RIGHTS.READ)) {
       this.fault = this.#secondFault(route, need.second);
       this.#keepFault(route, KIND.FIRST, tag, lo);
@@ -321,36 +361,32 @@ export class Translator implements EntrySpace {
       case X86_FAULT.UPDATE_BLOCKED:
         return FAULT.SFS_9;
       default:
-        return this.#denied(route, walker.permissions, ALL_RIGHTS, { first: need, second: 0 })!;
+        return this.#denied(route, walker.permissions, ALL_RIGHTS, need, 0)!;
     }
   }
 
   /**
-   * The physical address of a first-stage entry at a guest physical address (§3.8.1). Reads need read permission, and
+   * Finds the physical address of a first-stage entry at a guest physical address (§3.8.1). Reads need read permission, and
    * write permission too where the second stage keeps Accessed and Dirty flags; updates need both.
    */
-  entryAddress(address: number, write: boolean): number {
+  descriptor(hi: number, lo: number, write: boolean): boolean {
     const route = this.#route!;
-    const { accessedDirty, inputLimit } = route.entry.secondStage!;
+    const stage = route.entry.secondStage!;
     const tables = this.#firstTables;
-    const offset = address & 4095;
-    const page = address - offset;
-    const needed = write || accessedDirty ? ALL_RIGHTS : SS_RIGHTS.READ;
-    if (!tables.settled || tables.base !== page) {
-      if (page >= inputLimit) return this.#tableFault(FAULT.SFS_5);
+    const page = lo & ~0xfff;
+    const needed = write || stage.accessedDirty ? ALL_RIGHTS : SS_RIGHTS.READ;
+    if (!tables.knows(hi, page)) {
+      if (!within(stage, hi, page)) return this.#refuse(FAULT.SFS_5);
       const second = this.#second;
-      if (!this.#walkSecond(route, (page / 0x1_0000_0000) >>> 0, page >>> 0, needed, needed)) {
-        return this.#tableFault(this.#tableCondition(route, needed));
+      if (!this.#walkSecond(route, hi, page, needed, needed)) {
+        return this.#refuse(this.#tableCondition(route, needed));
       }
-      tables.settle(page, second.out + offsetIn(page, second.leafBits), second.rights);
+      tables.settle(hi, page, second.outHi, second.outLo | offsetIn(page, second.leafBits), second.rights);
     }
-    if ((tables.rights & needed) !== needed) return this.#tableFault(FAULT.SFS_8);
-    return tables.physical + offset;
-  }
-
-  #tableFault(condition: FaultCondition): -1 {
-    this.fault = condition;
-    return -1;
+    if ((tables.rights & needed) !== needed) return this.#refuse(FAULT.SFS_8);
+    this.descriptorHi = tables.physicalHi;
+    this.descriptorLo = tables.physicalLo | (lo & 0xfff);
+    return true;
   }
 
   #tableCondition(route: Route, needed: number): FaultCondition {
@@ -366,7 +402,9 @@ export class Translator implements EntrySpace {
     const slot = iotlb.insert(space, hi, lo, bits);
     iotlb.out[slot] = start;
     const granted = this.permissions | (this.rights << ENTRY.RIGHTS_SHIFT);
-    iotlb.words[slot] = granted | flags | (this.snoop ? ENTRY.SNOOP : 0) | (bits << ENTRY.SIZE_SHIFT);
+    const interrupt = start <= INTERRUPT_RANGE.LAST && start + POW2[bits]! > INTERRUPT_RANGE.START;
+    const other = (this.snoop ? ENTRY.SNOOP : 0) | (interrupt ? ENTRY.INTERRUPT : 0);
+    iotlb.words[slot] = granted | flags | other | (bits << ENTRY.SIZE_SHIFT);
     this.#place(start, lo, bits);
     if (this.#trace !== null && this.#trace.active) this.#traceFill(space, hi, lo, bits, null);
   }
@@ -405,8 +443,8 @@ export class Translator implements EntrySpace {
 const KEPT_FAULTS: ReadonlySet<number> = new Set([SS_FAULT.FETCH, SS_FAULT.RESERVED, SS_FAULT.NOT_PRESENT]);
 
 /** Legacy mode: neither read nor write is granted. */
-function absent(need: Need): FaultCondition {
-  return (need.second & SS_RIGHTS.WRITE) !== 0 ? FAULT.LGN_2 : FAULT.LGN_3;
+function absent(need: number): FaultCondition {
+  return (need & SS_RIGHTS.WRITE) !== 0 ? FAULT.LGN_2 : FAULT.LGN_3;
 }
 
 /** Address bits that first-stage tables translate. */

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import { EADDRINUSE, EINVAL, ENOMEM, ERANGE } from '../../abi/errno.ts';
 import { PhysicalSpace } from '../../memory/physical-space.ts';
-import { AmdV1Walker } from '../amd-v1.ts';
+import { AmdV1Walker, amdV1Config } from '../amd-v1.ts';
 import { x86Config, X86_WRITE, X86Walker, x86Permissions } from '../x86-64.ts';
 import { AMD_V1_FORMAT } from './amd-v1.ts';
 import { PROT, type TableFormat } from './format.ts';
@@ -277,7 +277,7 @@ describe('generic tables and the walkers of the hardware', () => {
         const walker = new AmdV1Walker(rig.memory);
         agree(rig, list, (at) => {
           const { root, topLevel } = rig.table;
-          const config = { mode: topLevel + 1, root, accessed: false, dirty: false };
+          const config = amdV1Config({ mode: topLevel + 1, root, accessed: false, dirty: false });
           if (at >= 2 ** Math.min(52, 9 * (topLevel + 1))) return -1;
           const lo = (at % 0x10_0000) * 4096;
           const found = walker.walk(config, Math.floor(at / 0x10_0000), lo, 3);

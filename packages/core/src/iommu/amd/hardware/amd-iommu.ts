@@ -215,7 +215,7 @@ export class AmdIommu {
     edge(CONTROL.EventLogEn.inPlace, (on) => this.#eventLog.enable(on));
     edge(CONTROL.PPRLogEn.inPlace, (on) => this.#pprRing.enable(on));
     edge(CONTROL.CmdBufEn.inPlace, (on) => this.#buffer.enable(on));
-    this.#translator.control = {
+    this.#translator.guestRoots.control = {
       gcr3Gpa: this.#registers.control(CONTROL.GCR3TRPMode) !== 0,
       updateAccessed: this.#registers.control(CONTROL.GAUpdateDis) === 0,
       updateDirty: this.#registers.control(CONTROL.GDUpdateDis) === 0,

@@ -6,6 +6,7 @@
 import { type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
 import { TableStore } from '../../cache-tables.ts';
 import type { X86Config } from '../../../pagetable/x86-64.ts';
+import type { Trace } from '../../../trace/trace.ts';
 
 /** A number that entries of one address space carry; a new one makes them unreachable. */
 export interface Tag {
@@ -79,6 +80,13 @@ export class TlbStore {
     this.permissions = new Uint8Array(capacity);
     this.flags = new Uint8Array(capacity);
     this.fast = new Int32Array(capacity);
+  }
+
+  /** Remembers that nothing is mapped at an address (capability NpCache). */
+  setAbsent(domain: CacheDomain, space: number, hi: number, lo: number): void {
+    const slot = this.cache.insert(domain, space, hi, lo, 12);
+    this.flags[slot] = ENTRY.ABSENT;
+    this.fast[slot] = 0;
   }
 }
 
@@ -207,4 +215,29 @@ export class Iotlb {
 function forgetRoot(space: GuestSpace): void {
   space.root = -1;
   space.config = null;
+}
+
+/** Tells of an entry that answered, and of one that was made. */
+export function traceHit(
+  trace: Trace,
+  cache: string,
+  domain: Domain,
+  pasid: number | null,
+  hi: number,
+  lo: number,
+  bits: number,
+): void {
+  trace.emit({ kind: 'cache-hit', cache, domainId: domain.id, pasid, hi: hi >>> 0, lo: lo >>> 0, bits });
+}
+
+export function traceFill(
+  trace: Trace,
+  cache: string,
+  domain: Domain,
+  pasid: number | null,
+  hi: number,
+  lo: number,
+  bits: number,
+): void {
+  trace.emit({ kind: 'cache-fill', cache, domainId: domain.id, pasid, hi: hi >>> 0, lo: lo >>> 0, bits });
 }

@@ -1,34 +1,21 @@
 // From a DTE, a PASID and an address to a physical address: IOTLB, walks, permissions. Which of the two kinds of tables
 // a transaction uses is decided in amd-iommu.ts.
 
-import { readField } from '../../../base/bit-fields.ts';
+import { amdV1InWidth } from '../../../pagetable/amd-v1.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
-import {
-  AMD_V1_FAULT,
-  AMD_V1_PERM,
-  type AmdV1Fault,
-  AmdV1Walker,
-  amdV1InWidth,
-} from '../../../pagetable/amd-v1.ts';
-import {
-  X86_FAULT,
-  type X86Config,
-  type X86Fault,
-  X86Walker,
-  x86Config,
-  x86Permissions,
-} from '../../../pagetable/x86-64.ts';
-import { type TableSpace, aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
+import { X86_FAULT, type X86Config, type X86Fault, X86Walker } from '../../../pagetable/x86-64.ts';
+import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { POW2, type TranslationCache } from '../../cache.ts';
 import type { TableView } from '../../cache-tables.ts';
-import { GCR3_ENTRY, GCR3_LEVEL_BITS } from '../spec/dte.ts';
-import { MISC_INFO0 } from '../spec/features.ts';
+import { GCR3_LEVEL_BITS } from '../spec/dte.ts';
 import { ACCESS, ALL_RIGHTS, USER_SHIFT, hostAccess, hostGrants } from './access.ts';
 import { canonical, offsetIn, signExtend, zeroExtended } from './addresses.ts';
 import type { AmdIommuConfig, AmdIommuFeatures } from './config.ts';
 import type { DeviceConfig } from './device-config.ts';
 import type { CachedDevice } from './device-table.ts';
+import { GuestRoots } from './guest-roots.ts';
+import { HostStage } from './host-stage.ts';
 import {
   type Domain,
   ENTRY,
@@ -39,29 +26,14 @@ import {
   HOST_SPACE,
   type Iotlb,
   fastFlags,
+  traceFill,
+  traceHit,
 } from './iotlb.ts';
 import type { Translated } from './transaction.ts';
-import {
-  type TranslationFault,
-  guestFault,
-  hardwareFault,
-  hostFault,
-  pageFault,
-} from './translation-fault.ts';
-
-/** How CONTROL stands. */
-export interface GuestControl {
-  /** DTE.GCR3 is a GPA (GCR3TRPMode). */
-  readonly gcr3Gpa: boolean;
-  readonly updateAccessed: boolean;
-  readonly updateDirty: boolean;
-}
-
-/** Bits that an entry of a GCR3 table may have. */
-const GCR3_BITS = GCR3_ENTRY.$.writable;
+import { type TranslationFault, guestFault, pageFault } from './translation-fault.ts';
 
 /** Translates one address at a time; the answer is in the fields. */
-export class Translator implements TableSpace {
+export class Translator {
   pa = 0;
   /** Bytes from `pa` on that are mapped alike, and log2 of the translation's. */
   bytes = 0;
@@ -71,16 +43,12 @@ export class Translator implements TableSpace {
   forceCoherent = false;
   untranslatedOnly = false;
   fault: TranslationFault | null = null;
-  descriptorHi = 0;
-  descriptorLo = 0;
-  control: GuestControl = { gcr3Gpa: false, updateAccessed: true, updateDirty: true };
-  readonly #memory: PhysicalMemory;
+  readonly guestRoots: GuestRoots;
   readonly #features: AmdIommuFeatures;
   readonly #iotlb: Iotlb;
   readonly #trace: Trace | null;
-  readonly #host: AmdV1Walker;
+  readonly #host: HostStage;
   readonly #guest: X86Walker;
-  readonly #hostView: TableView | null;
   readonly #guestView: TableView | null;
   /** The IOTLB's parts, one step nearer. */
   readonly #hostLeaves: TranslationCache;
@@ -90,30 +58,12 @@ export class Translator implements TableSpace {
   readonly #guestFast: Int32Array;
   readonly #guestSpas: Float64Array;
   readonly #guestAt: Int32Array;
-  readonly #permissions: Uint8Array;
-  readonly #addressBits: number;
-  readonly #pair = new Uint32Array(2);
-  /** The device and domain whose guest tables are being walked. */
-  #device: DeviceConfig | null = null;
-  #domain: Domain | null = null;
-  /**
-   * What the host lookup below found: output by word, log2 of its bytes, ACCESS bits without and with the DTE's, entry
-   * flags.
-   */
-  #hostHi = 0;
-  #hostLo = 0;
-  #hostBits = 0;
-  #hostPermissions = 0;
-  #hostGranted = 0;
-  #hostFlags = 0;
   /** What the guest lookup found, and the entry that has it. */
   #guestSlot = 0;
   #gpaHi = 0;
   #gpaLo = 0;
   #guestBits = 0;
   #guestGranted = 0;
-  /** Whether the IOTLB keeps what is found. */
-  #keep = true;
 
   constructor(
     memory: PhysicalMemory,
@@ -122,13 +72,12 @@ export class Translator implements TableSpace {
     iotlb: Iotlb,
     trace: Trace | null,
   ) {
-    this.#memory = memory;
     this.#features = features;
     this.#iotlb = iotlb;
     this.#trace = trace;
-    this.#host = new AmdV1Walker(memory);
+    this.#host = new HostStage(memory, features, iotlb, trace);
+    this.guestRoots = new GuestRoots(memory, config, features, iotlb, this.#host, trace);
     this.#guest = new X86Walker(memory);
-    this.#hostView = iotlb.hostTables?.view() ?? null;
     this.#guestView = iotlb.guestTables?.view() ?? null;
     this.#hostLeaves = iotlb.host.cache;
     this.#hostFast = iotlb.host.fast;
@@ -137,11 +86,7 @@ export class Translator implements TableSpace {
     this.#guestFast = iotlb.guest.fast;
     this.#guestSpas = iotlb.guestSpas;
     this.#guestAt = iotlb.guestAt;
-    this.#host.cache = this.#hostView;
     this.#guest.cache = this.#guestView;
-    this.#addressBits = readField(MISC_INFO0.PAsize, [config.miscInfo0]);
-    // As a processor with CR0.WP == 1, CR4.SMEP == 0 and, with NXSup, EFER.NXE == 1.
-    this.#permissions = x86Permissions({ writeProtect: true, smep: false, noExecute: features.nx });
   }
 
   /**
@@ -215,14 +160,15 @@ export class Translator implements TableSpace {
     want: number,
     keep: boolean,
   ): boolean {
-    this.#keep = keep;
     const { config } = device;
-    const domain = this.#domainOf(device);
-    if (!this.#lookupHost(config, config.rights, domain, hi, lo, need, want)) return false;
+    const host = this.#host;
+    host.keep = keep;
+    if (!host.find(config, config.rights, this.#domainOf(device), hi, lo, need, want))
+      return this.#fail(host.fault!);
     // Where nothing is translated every page is its own.
-    const bits = config.host === null ? 12 : this.#hostBits;
+    const bits = config.host === null ? 12 : host.bits;
     this.#measure(hi, lo, bits);
-    this.granted = this.#hostGranted;
+    this.granted = host.granted;
     this.#attributes(config);
     return true;
   }
@@ -242,11 +188,10 @@ export class Translator implements TableSpace {
     privileged: boolean,
     keep: boolean,
   ): boolean {
-    this.#keep = keep;
     const { config } = device;
     const domain = this.#domainOf(device);
-    this.#device = config;
-    this.#domain = domain;
+    const host = this.#host.begin(config, domain);
+    host.keep = keep;
     if (!this.#lookupGuest(device, domain, pasid, extend, hi, lo, need, want, privileged)) return false;
     const guestBits = this.#guestBits;
     const guestGranted = this.#guestGranted;
@@ -260,11 +205,12 @@ export class Translator implements TableSpace {
     const gpaLo = this.#gpaLo;
     const hostNeed = hostAccess(need);
     const hostWant = hostAccess(want & guestGranted);
-    if (!this.#lookupHost(config, config.rights, domain, gpaHi, gpaLo, hostNeed, hostWant)) return false;
-    this.#measure(gpaHi, gpaLo, Math.min(guestBits, this.#hostBits));
-    this.granted = guestGranted & hostGrants(this.#hostGranted);
+    if (!host.find(config, config.rights, domain, gpaHi, gpaLo, hostNeed, hostWant))
+      return this.#fail(host.fault!);
+    this.#measure(gpaHi, gpaLo, Math.min(guestBits, host.bits));
+    this.granted = guestGranted & hostGrants(host.granted);
     this.#attributes(config);
-    if (keep && guestBits <= Math.min(this.#hostBits, FAST_SIZE_MAX))
+    if (keep && guestBits <= Math.min(host.bits, FAST_SIZE_MAX))
       this.#keepBoth(config, domain, lo, guestBits);
     return true;
   }
@@ -273,105 +219,21 @@ export class Translator implements TableSpace {
   #keepBoth(config: DeviceConfig, domain: Domain, lo: number, bits: number): void {
     const slot = this.#guestSlot;
     const { guest } = this.#iotlb;
-    const host = config.host === null ? ALL_RIGHTS : this.#hostPermissions;
+    const host = config.host === null ? ALL_RIGHTS : this.#host.permissions;
     let permissions = guest.permissions[slot]! & (hostGrants(host) | (hostGrants(host) << USER_SHIFT));
     // Writes have to set Dirty first.
     if ((guest.flags[slot]! & ENTRY.CLEAN) !== 0)
       permissions &= ~(ACCESS.WRITE | (ACCESS.WRITE << USER_SHIFT));
-    const nested = config.host === null ? 0 : FAST.NESTED | fastFlags(this.#hostFlags);
+    const nested = config.host === null ? 0 : FAST.NESTED | fastFlags(this.#host.flags);
     this.#guestFast[slot] = permissions | nested | (bits << FAST_BITS_SHIFT);
     this.#guestSpas[slot] = this.pa - (lo & ((1 << bits) - 1));
     this.#guestAt[slot] = domain.hostAge;
   }
 
   #attributes(device: DeviceConfig): void {
-    this.forceCoherent =
-      device.host === null ? device.mode0Coherent : (this.#hostFlags & ENTRY.COHERENT) !== 0;
-    this.untranslatedOnly = (this.#hostFlags & ENTRY.UNTRANSLATED) !== 0;
-  }
-
-  // --- host translation ---
-
-  /** `rights` are the DTE's for accesses of the device, and all for those of the IOMMU itself. */
-  #lookupHost(
-    device: DeviceConfig,
-    rights: number,
-    domain: Domain,
-    hi: number,
-    lo: number,
-    need: number,
-    want: number,
-  ): boolean {
-    const { host } = device;
-    if ((rights & need) !== need)
-      return this.#fail(pageFault(false, hi, lo, 'DTE.IR or DTE.IW denies it', true, true));
-    if (host === null) {
-      this.#hostHi = 0;
-      this.#hostLo = 0;
-      this.#hostBits = 52;
-      this.#hostGranted = rights;
-      this.#hostFlags = 0;
-      return true;
-    }
-    if (!amdV1InWidth(host, hi, lo)) return this.#v1Fault(AMD_V1_FAULT.WIDTH, hi, lo);
-    const writes = (want & rights & ACCESS.WRITE) !== 0;
-    const store = this.#iotlb.host;
-    const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
-    if (slot >= 0) {
-      const flags = store.flags[slot]!;
-      if ((flags & ENTRY.ABSENT) !== 0) return this.#v1Fault(AMD_V1_FAULT.NOT_PRESENT, hi, lo);
-      const permissions = store.permissions[slot]!;
-      if ((permissions & need) !== need) return this.#v1Fault(AMD_V1_FAULT.PERMISSION, hi, lo);
-      if ((flags & ENTRY.CLEAN) === 0 || !device.dirty || !writes || (permissions & ACCESS.WRITE) === 0) {
-        const out = store.out[slot]!;
-        this.#hostHi = (out / 0x1_0000_0000) | 0;
-        this.#hostLo = out | 0;
-        this.#hostBits = store.cache.sizeOf(slot);
-        this.#hostPermissions = permissions;
-        this.#hostGranted = permissions & rights;
-        this.#hostFlags = flags;
-        if (this.#trace !== null && this.#trace.active)
-          this.#traceHit('iotlb', domain, null, hi, lo, this.#hostBits);
-        return true;
-      }
-    }
-    this.#hostView?.bind(domain.hostTables, HOST_SPACE, hi);
-    const walker = this.#host;
-    if (!walker.walk(host, hi, lo, need, want & rights)) {
-      if (walker.fault === AMD_V1_FAULT.NOT_PRESENT && this.#features.npCache && this.#keep) {
-        const absent = store.cache.insert(domain.host, HOST_SPACE, hi, lo, 12);
-        store.flags[absent] = ENTRY.ABSENT;
-        store.fast[absent] = 0;
-      }
-      return this.#v1Fault(walker.fault, hi, lo);
-    }
-    this.#keepHost(rights, domain, hi, lo);
-    return true;
-  }
-
-  #keepHost(rights: number, domain: Domain, hi: number, lo: number): void {
-    const walker = this.#host;
-    const flags =
-      (walker.clean ? ENTRY.CLEAN : 0) |
-      (walker.forceCoherent ? ENTRY.COHERENT : 0) |
-      (walker.untranslatedOnly ? ENTRY.UNTRANSLATED : 0);
-    this.#hostHi = walker.outHi;
-    this.#hostLo = walker.outLo;
-    this.#hostBits = walker.leafBits;
-    this.#hostPermissions = walker.permissions;
-    this.#hostGranted = walker.permissions & rights;
-    this.#hostFlags = flags;
-    if (!this.#keep) return;
-    const store = this.#iotlb.host;
-    const slot = store.cache.insert(domain.host, HOST_SPACE, hi, lo, walker.leafBits);
-    store.out[slot] = walker.out;
-    store.permissions[slot] = walker.permissions;
-    store.flags[slot] = flags;
-    const size = walker.leafBits;
-    store.fast[slot] =
-      size > FAST_SIZE_MAX ? 0 : walker.permissions | fastFlags(flags) | (size << FAST_BITS_SHIFT);
-    if (this.#trace !== null && this.#trace.active)
-      this.#traceFill('iotlb', domain, null, hi, lo, walker.leafBits);
+    const { flags } = this.#host;
+    this.forceCoherent = device.host === null ? device.mode0Coherent : (flags & ENTRY.COHERENT) !== 0;
+    this.untranslatedOnly = (flags & ENTRY.UNTRANSLATED) !== 0;
   }
 
   // --- guest translation ---
@@ -408,52 +270,52 @@ export class Translator implements TableSpace {
       const granted = (store.permissions[slot]! >>> shift) & 7;
       if ((granted & need) !== need) return this.#x86Fault(X86_FAULT.PERMISSION, hi, lo);
       const writes = (granted & want & ACCESS.WRITE) !== 0;
-      if ((flags & ENTRY.CLEAN) === 0 || !writes || !this.control.updateDirty) {
+      if ((flags & ENTRY.CLEAN) === 0 || !writes || !this.guestRoots.control.updateDirty) {
         this.#guestSlot = slot;
         this.#guestBits = store.cache.sizeOf(slot);
         this.#placeGuest((store.out[slot]! / 0x1_0000_0000) | 0, store.out[slot]! | 0, lo);
         this.#guestGranted = granted;
         if (this.#trace !== null && this.#trace.active)
-          this.#traceHit('iotlb-guest', domain, pasid, hi, lo, this.#guestBits);
+          traceHit(this.#trace, 'iotlb-guest', domain, pasid, hi, lo, this.#guestBits);
         return true;
       }
     }
     const walkHi = extend ? signExtend(hi, config.guestLevels) : hi;
-    const tables = this.#guestConfig(config, domain, space, hi, lo);
-    if (tables === null) return false;
-    return this.#walkGuest(domain, space, tables, hi, walkHi, lo, need << shift, want << shift, shift);
+    const tables = this.guestRoots.tables(config, domain, space, hi, lo);
+    if (tables === null) return this.#fail(this.guestRoots.fault!);
+    // Table addresses are GPAs.
+    const through = config.host === null ? null : this.#host;
+    const needed = need << shift;
+    if (!this.#walkGuest(domain, space, tables, through, hi, walkHi, lo, needed, want << shift)) return false;
+    this.#guestGranted = (this.#guest.permissions >>> shift) & 7;
+    return true;
   }
 
   #walkGuest(
     domain: Domain,
     space: GuestSpace,
     config: X86Config,
+    through: HostStage | null,
     hi: number,
     walkHi: number,
     lo: number,
     need: number,
     want: number,
-    shift: number,
   ): boolean {
-    const device = this.#device!;
     const store = this.#iotlb.guest;
     const walker = this.#guest;
     this.#guestView?.bind(domain.guestTables, space.tables.id, hi);
-    // Table addresses are GPAs.
-    const resolver = device.host === null ? null : this;
-    if (!walker.walk(config, walkHi, lo, need, resolver, want)) {
-      if (walker.nestedFault) return false;
-      if (walker.fault === X86_FAULT.NOT_PRESENT && this.#features.npCache && this.#keep) {
-        const absent = store.cache.insert(domain.guest, space.leaves.id, hi, lo, 12);
-        store.flags[absent] = ENTRY.ABSENT;
-        store.fast[absent] = 0;
+    const { keep } = this.#host;
+    if (!walker.walk(config, walkHi, lo, need, through, want)) {
+      if (walker.nestedFault) return this.#fail(through!.fault!);
+      if (walker.fault === X86_FAULT.NOT_PRESENT && this.#features.npCache && keep) {
+        store.setAbsent(domain.guest, space.leaves.id, hi, lo);
       }
       return this.#x86Fault(walker.fault, hi, lo);
     }
     this.#guestBits = walker.leafBits;
     this.#placeGuest(walker.outHi, walker.outLo, lo);
-    this.#guestGranted = (walker.permissions >>> shift) & 7;
-    if (!this.#keep) return true;
+    if (!keep) return true;
     const slot = store.cache.insert(domain.guest, space.leaves.id, hi, lo, walker.leafBits);
     store.out[slot] = walker.out;
     store.permissions[slot] = walker.permissions;
@@ -461,7 +323,7 @@ export class Translator implements TableSpace {
     store.fast[slot] = 0;
     this.#guestSlot = slot;
     if (this.#trace !== null && this.#trace.active) {
-      this.#traceFill('iotlb-guest', domain, space.pasid, hi, lo, walker.leafBits);
+      traceFill(this.#trace, 'iotlb-guest', domain, space.pasid, hi, lo, walker.leafBits);
     }
     return true;
   }
@@ -472,92 +334,14 @@ export class Translator implements TableSpace {
     this.#gpaLo = outLo | (lo & ~aboveLo(this.#guestBits));
   }
 
-  /** The tables of a guest space, from its CR3; null with the fault. */
-  #guestConfig(
-    device: DeviceConfig,
-    domain: Domain,
-    space: GuestSpace,
-    hi: number,
-    lo: number,
-  ): X86Config | null {
-    const { updateAccessed, updateDirty } = this.control;
-    const key = device.guestLevels | (updateAccessed ? 8 : 0) | (updateDirty ? 16 : 0);
-    if (space.config !== null && space.configKey === key) return space.config;
-    if (space.root < 0) {
-      const root = this.#fetchRoot(device, space.pasid, hi, lo);
-      if (root < 0) return null;
-      this.#iotlb.keepRoot(space, root);
-      if (this.#trace !== null && this.#trace.active) {
-        this.#trace.emit({
-          kind: 'cache-fill',
-          cache: 'gcr3',
-          domainId: domain.id,
-          pasid: space.pasid,
-          root,
-        });
-      }
-    }
-    space.configKey = key;
-    space.config = x86Config({
-      levels: device.guestLevels,
-      root: space.root,
-      addressBits: this.#addressBits,
-      pages1G: true,
-      accessed: updateAccessed,
-      dirty: updateDirty,
-      permissions: this.#permissions,
-    });
-    return space.config;
-  }
-
-  /** §2.2.6: walks the GCR3 table of one to three levels; -1 with the fault. */
-  #fetchRoot(device: DeviceConfig, pasid: number, hi: number, lo: number): number {
-    let base = device.gcr3Root;
-    for (let level = device.gcr3Levels - 1; level >= 0; level--) {
-      let address = base + ((pasid >>> (GCR3_LEVEL_BITS * level)) & 0x1ff) * 8;
-      // The pointer in the DTE is a GPA with GCR3TRPMode alone, those in tables always are.
-      const spa = level === device.gcr3Levels - 1 && !this.control.gcr3Gpa;
-      if (!spa) {
-        if (!this.descriptor((address / 0x1_0000_0000) | 0, address | 0, false)) return -1;
-        address = addressOf(this.descriptorHi, this.descriptorLo);
-      }
-      if (!this.#memory.load64(address, this.#pair)) {
-        this.#fail(hardwareFault(true, address, 'a GCR3 table entry could not be read'));
-        return -1;
-      }
-      if ((this.#pair[0]! & 1) === 0) {
-        this.#fail(pageFault(true, hi, lo, 'the GCR3 table entry is not valid'));
-        return -1;
-      }
-      if ((this.#pair[0]! & ~GCR3_BITS[0]!) !== 0 || (this.#pair[1]! & ~GCR3_BITS[1]!) !== 0) {
-        this.#fail(pageFault(true, hi, lo, 'a reserved bit of a GCR3 table entry is set', true, false, true));
-        return -1;
-      }
-      base = addressOf(this.#pair[1]! & 0xf_ffff, this.#pair[0]! & ~0xfff);
-    }
-    return base;
-  }
-
-  /**
-   * Finds the physical address of a guest's table entry. DTE.IR and DTE.IW are about the device's accesses, not this
-   * one.
-   */
-  descriptor(hi: number, lo: number, write: boolean): boolean {
-    const need = write ? AMD_V1_PERM.IR | AMD_V1_PERM.IW : AMD_V1_PERM.IR;
-    if (!this.#lookupHost(this.#device!, ALL_RIGHTS, this.#domain!, hi, lo, need, need)) return false;
-    this.descriptorHi = this.#hostHi | (hi & ~aboveHi(this.#hostBits));
-    this.descriptorLo = this.#hostLo | (lo & ~aboveLo(this.#hostBits));
-    return true;
-  }
-
   // --- results ---
 
   /** The answer for a GPA from what the host lookup found; `bits` is the size of the whole translation. */
   #measure(hi: number, lo: number, bits: number): void {
     this.sizeBits = bits;
     this.bytes = POW2[bits]! - offsetIn(hi, lo, bits);
-    const paHi = this.#hostHi | (hi & ~aboveHi(this.#hostBits));
-    this.pa = addressOf(paHi, this.#hostLo | (lo & ~aboveLo(this.#hostBits)));
+    const { outHi, outLo, bits: own } = this.#host;
+    this.pa = addressOf(outHi | (hi & ~aboveHi(own)), outLo | (lo & ~aboveLo(own)));
   }
 
   #fail(fault: TranslationFault): false {
@@ -565,43 +349,8 @@ export class Translator implements TableSpace {
     return false;
   }
 
-  #v1Fault(fault: AmdV1Fault, hi: number, lo: number): false {
-    return this.#fail(hostFault(fault, hi, lo, this.#host.fetchAddress));
-  }
-
   #x86Fault(fault: X86Fault, hi: number, lo: number): false {
     return this.#fail(guestFault(fault, hi, lo, this.#guest.fetchAddress));
-  }
-
-  #traceHit(cache: string, domain: Domain, pasid: number | null, hi: number, lo: number, bits: number): void {
-    this.#trace!.emit({
-      kind: 'cache-hit',
-      cache,
-      domainId: domain.id,
-      pasid,
-      hi: hi >>> 0,
-      lo: lo >>> 0,
-      bits,
-    });
-  }
-
-  #traceFill(
-    cache: string,
-    domain: Domain,
-    pasid: number | null,
-    hi: number,
-    lo: number,
-    bits: number,
-  ): void {
-    this.#trace!.emit({
-      kind: 'cache-fill',
-      cache,
-      domainId: domain.id,
-      pasid,
-      hi: hi >>> 0,
-      lo: lo >>> 0,
-      bits,
-    });
   }
 }
 

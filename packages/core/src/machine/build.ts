@@ -2,11 +2,12 @@ import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
+import type { PciAts } from '../iommu/pci-services.ts';
 import { pciDisableAts, pciEnableAts, pciEnablePasid } from '../pci/bus-driver.ts';
 import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { VfioDevice } from '../vfio/cdev.ts';
 import { DEVICE_MODELS, type DeviceModelName } from './device-models.ts';
-import type { FunctionAts, IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
+import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** An IOMMU of a machine. */
 export interface IommuPart {
@@ -75,6 +76,6 @@ function makeFunction({ name, model, ats, pasids }: DevicePart): PciFunction {
   return new PciFunction(name, DEVICE_MODELS[model](features));
 }
 
-function atsOf(pci: PciFunction): FunctionAts {
+function atsOf(pci: PciFunction): PciAts {
   return { enable: (stu) => pciEnableAts(pci, stu), disable: () => pciDisableAts(pci) };
 }

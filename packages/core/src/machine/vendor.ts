@@ -3,16 +3,9 @@ import type { DmaPort } from '../iommu/dma-port.ts';
 import type { Device, Kernel } from '../iommu/driver.ts';
 import type { CmdqvSizes } from '../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../iommu/group.ts';
+import type { PciAts } from '../iommu/pci-services.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
-
-/** How an IOMMU's driver turns a function's ATS on and off: drivers/pci/ats.c. */
-export interface FunctionAts {
-  /** pci_enable_ats(): `stu` is log2 of the bytes of the smallest translation unit. */
-  enable(stu: number): void;
-  /** pci_disable_ats() */
-  disable(): void;
-}
 
 /** A PCI function, as the driver of the IOMMU that it is behind looks at it. */
 export interface FunctionPart {
@@ -25,7 +18,7 @@ export interface FunctionPart {
   readonly pasidExec: boolean;
   readonly pasidPriv: boolean;
   /** Null where it has no translation cache of its own. */
-  readonly ats: FunctionAts | null;
+  readonly ats: PciAts | null;
 }
 
 /** A function behind an IOMMU. */

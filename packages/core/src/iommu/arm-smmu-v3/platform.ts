@@ -3,7 +3,7 @@ import { hi32, lo32 } from '../../base/u64.ts';
 import { EAGAIN, EIO } from '../../abi/errno.ts';
 import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
-import { ArmSmmuMaster, type MasterOptions, type PciAts, type PciFunction } from './driver/master.ts';
+import { ArmSmmuMaster, type MasterOptions, type SmmuAts, type PciFunction } from './driver/master.ts';
 import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
 import type { SmmuImplementation } from './driver/implementation.ts';
 import type { SmmuV3Config } from './hardware/config.ts';
@@ -74,7 +74,7 @@ export interface FunctionOptions extends Omit<MasterOptions, 'pci'> {
    * or that of whoever is connected to its port, who says how to turn it on. Null for another device.
    */
   readonly pci?:
-    (Omit<PciFunction, 'ats'> & { readonly ats?: 'optional' | 'required' | 'none' | PciAts }) | null;
+    (Omit<PciFunction, 'ats'> & { readonly ats?: 'optional' | 'required' | 'none' | SmmuAts }) | null;
   /** Entries of the translation cache. */
   readonly atcEntries?: number;
 }

@@ -3,6 +3,7 @@ import { EOPNOTSUPP } from '../../../abi/errno.ts';
 import { IOMMU_NO_PASID, type Device, type ReservedRegion } from '../../driver.ts';
 import type { IommuGroup } from '../../group.ts';
 import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../iopf.ts';
+import type { PciAts } from '../../pci-services.ts';
 import { CD } from '../spec/cd.ts';
 import { EATS, STE, STE_CONFIG } from '../spec/ste.ts';
 import type { Vmaster } from './attach.ts';
@@ -17,14 +18,10 @@ import { CdTable, loadEntry, storeEntryQword } from './tables.ts';
 
 // A device behind an SMMU: struct arm_smmu_master, and what the driver writes for it.
 
-/** The ATS capability of a PCI function: drivers/pci/ats.c. */
-export interface PciAts {
+/** The ATS capability of a PCI function. */
+export interface SmmuAts extends PciAts {
   /** pci_ats_required(): the device does not work without. */
   readonly required: boolean;
-  /** pci_enable_ats(): `stu` is log2 of the bytes of the smallest translation unit. */
-  enable(stu: number): void;
-  /** pci_disable_ats(): the device has forgotten its translations when it comes back. */
-  disable(): void;
 }
 
 /** What of a PCI function matters to its IOMMU. */
@@ -33,7 +30,7 @@ export interface PciFunction {
   readonly maxPasids: number;
   readonly pasidExec: boolean;
   readonly pasidPriv: boolean;
-  readonly ats: PciAts | null;
+  readonly ats: SmmuAts | null;
 }
 
 export interface MasterOptions {

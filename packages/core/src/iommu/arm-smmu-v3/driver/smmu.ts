@@ -1,5 +1,6 @@
 import { fail, failed, type Result } from '../../../base/result.ts';
 import { ENODEV, ENOMEM } from '../../../abi/errno.ts';
+import { DeferredInterrupts } from '../../deferred-interrupts.ts';
 import type { Kernel, PhysicalIommu } from '../../driver.ts';
 import { CMD } from '../spec/commands.ts';
 import { EVENT_BYTES } from '../spec/events.ts';
@@ -53,9 +54,7 @@ export class ArmSmmu implements PhysicalIommu, BatchTarget, InvalidationTarget {
   readonly vmids: IdAllocator;
   readonly streams = new Map<number, ArmSmmuMaster>();
   implementation: SmmuImplementation | null = null;
-  readonly #pending = new Set<SmmuInterrupt>();
-  readonly #defer: ((serve: () => void) => void) | null;
-  #busy = 0;
+  readonly #interrupts: DeferredInterrupts<SmmuInterrupt>;
 
   /** arm_smmu_device_probe(): finds out what the SMMU can do, gives it its queues and tables, and enables it. */
   static probe(driver: ArmSmmuDriver, options: ArmSmmuOptions): Result<ArmSmmu> {
@@ -85,7 +84,7 @@ export class ArmSmmu implements PhysicalIommu, BatchTarget, InvalidationTarget {
   ) {
     this.driver = driver;
     this.name = options.name;
-    this.#defer = options.defer ?? null;
+    this.#interrupts = new DeferredInterrupts((which) => this.#handle(which), options.defer ?? null);
     this.index = driver.enter(this);
     this.kernel = driver.kernel;
     this.mmio = mmio;
@@ -166,44 +165,33 @@ export class ArmSmmu implements PhysicalIommu, BatchTarget, InvalidationTarget {
    * doing; errors of the command queue are handled while a command is waited for.
    */
   interrupt(which: SmmuInterrupt): void {
-    this.#pending.add(which);
-    if (this.#busy === 0) this.#defer?.(() => this.serveInterrupts());
+    this.#interrupts.raise(which);
   }
 
   /** Runs the handlers of interrupts that wait. */
   serveInterrupts(): void {
-    if (this.#busy === 0) this.#serve();
+    this.#interrupts.serve();
   }
 
   /** Keeps handlers out while tables and lists change: arm_smmu_asid_lock and streams_mutex. */
   exclusively<T>(work: () => T): T {
-    this.#busy++;
-    try {
-      return work();
-    } finally {
-      this.#busy--;
-      if (this.#busy === 0) this.#serve();
-    }
+    return this.#interrupts.exclusively(work);
   }
 
-  #serve(): void {
-    while (this.#pending.size > 0) {
-      this.#busy++;
-      try {
-        this.#serveErrors();
-        if (this.#pending.delete('eventq')) serveEventQueue(this);
-        if (this.#pending.delete('priq') && this.priQueue !== null) servePriQueue(this);
-        this.#pending.delete('cmd_sync');
-        this.#pending.delete('sev');
-      } finally {
-        this.#busy--;
-      }
-    }
+  #handle(which: SmmuInterrupt): void {
+    if (which === 'gerror') this.#handleErrors();
+    else this.#serveErrors();
+    if (which === 'eventq') serveEventQueue(this);
+    if (which === 'priq' && this.priQueue !== null) servePriQueue(this);
+  }
+
+  /** Errors of the command queue are handled while a command is waited for. */
+  #serveErrors(): void {
+    if (this.#interrupts.take('gerror')) this.#handleErrors();
   }
 
   /** arm_smmu_gerror_handler() */
-  #serveErrors(): void {
-    if (!this.#pending.delete('gerror')) return;
+  #handleErrors(): void {
     const gerror = this.mmio.read32(OFFSET.GERROR);
     const active = gerror ^ this.mmio.read32(OFFSET.GERRORN);
     const has = (field: { readonly inPlace: number }): boolean => (active & field.inPlace) !== 0;

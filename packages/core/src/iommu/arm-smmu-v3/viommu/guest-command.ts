@@ -5,7 +5,7 @@ import type { Field } from '../../../base/bit-fields.ts';
 import { ATC_INV_ALL, CMD, CMD_ATC_INV, CMD_CFGI, CMD_TLBI, TLBI_TG } from '../spec/commands.ts';
 import { opcodeOf, type Command } from '../driver/commands.ts';
 import type { ArmSmmuFeatures } from '../driver/features.ts';
-import type { ArmVsmmu } from './vsmmu.ts';
+import type { ArmSmmu } from '../driver/smmu.ts';
 
 // Commands of a guest on their way into the queue that all of the machine shares: arm-smmu-v3-iommufd.c
 // arm_vsmmu_validate_user_cmd() and arm_vsmmu_convert_user_cmd(). The eight that a guest may send get the VMID of its
@@ -94,9 +94,18 @@ function describe(command: Command): string {
   return `${hex(u64(command[1]!, command[0]!))} ${hex(u64(command[3]!, command[2]!))}`;
 }
 
+/** Whose commands they are. */
+export interface GuestTarget {
+  readonly smmu: ArmSmmu;
+  /** What their VMID becomes. */
+  readonly vmid: number;
+  /** The StreamID for a guest's. EIO where it means no device. */
+  sidOf(vsid: number): Result<number>;
+}
+
 /** Turns a guest's command into the one that is sent, in place. EIO where it may not be sent. */
-export function convertGuestCommand(vsmmu: ArmVsmmu, command: Command): Result<void> {
-  const { kernel, features } = vsmmu.smmu;
+export function convertGuestCommand(target: GuestTarget, command: Command): Result<void> {
+  const { kernel, features } = target.smmu;
   if (kernel.version >= FIELDS_CHECKED_SINCE) {
     const allowed = allowedBits(command, features);
     if (allowed === null || command.some((word, i) => (word & ~allowed[i]!) !== 0))
@@ -104,18 +113,18 @@ export function convertGuestCommand(vsmmu: ArmVsmmu, command: Command): Result<v
   }
   switch (opcodeOf(command)) {
     case CMD.TLBI_NSNH_ALL:
-      command.set([CMD.TLBI_NH_ALL, vsmmu.vmid, 0, 0]);
+      command.set([CMD.TLBI_NH_ALL, target.vmid, 0, 0]);
       return;
     case CMD.TLBI_NH_VA:
     case CMD.TLBI_NH_VAA:
     case CMD.TLBI_NH_ALL:
     case CMD.TLBI_NH_ASID:
-      command[1] = (command[1]! & ~CMD_TLBI.VMID.inPlace) | vsmmu.vmid;
+      command[1] = (command[1]! & ~CMD_TLBI.VMID.inPlace) | target.vmid;
       return;
     case CMD.ATC_INV:
     case CMD.CFGI_CD:
     case CMD.CFGI_CD_ALL: {
-      const sid = vsmmu.sidOf(command[1]!);
+      const sid = target.sidOf(command[1]!);
       if (failed(sid)) return sid;
       command[1] = sid;
       return;

@@ -1,23 +1,29 @@
-import { IOCTL_OPS, knownSize } from '@viommu/core/iommufd/dispatch';
+import { IOCTL_OPS, knownSize, TRIAL_OPS } from '@viommu/core/iommufd/dispatch';
+import type { IoctlOp } from '@viommu/core/iommufd/ioctl-op';
 import { DEFAULT_PROFILE, versionName, type Profile } from '@viommu/core/iommufd/profile';
-import { profileNamed } from './profile.ts';
+import type { TrialUapi } from '@viommu/core/iommufd/trial-uapi';
+import { profileNamed, uapisNamed } from './profile.ts';
 
-/** The support matrix of one kernel, from the dispatch table. */
-export function ioctlMatrix(profile: Profile): string {
-  const rows = [['REQUEST', 'NUMBER', 'SINCE', 'SIZE', 'SMALLEST', 'ANSWER', 'NOTE']];
-  for (const op of IOCTL_OPS) {
-    const known = op.since <= profile.version;
-    rows.push([
-      op.name,
-      `0x${op.cmd.toString(16)}`,
-      versionName(op.since),
-      known ? String(knownSize(op, profile.version)) : '-',
-      known ? String(Math.min(op.minSize, knownSize(op, profile.version))) : '-',
-      known ? 'yes' : 'ENOTTY',
-      op.note ?? '',
-    ]);
-  }
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+const HEAD = ['REQUEST', 'NUMBER', 'SINCE', 'SIZE', 'SMALLEST', 'ANSWER', 'NOTE'];
+
+function rowOf(op: IoctlOp, { version }: Profile): string[] {
+  const known = op.since <= version;
+  return [
+    op.name,
+    `0x${op.cmd.toString(16)}`,
+    op.uapi ?? versionName(op.since),
+    known ? String(knownSize(op, version)) : '-',
+    known ? String(Math.min(op.minSize, knownSize(op, version))) : '-',
+    known ? 'yes' : 'ENOTTY',
+    op.note ?? '',
+  ];
+}
+
+/** The support matrix of one kernel, from the dispatch table: Linux's requests, and those of `uapis`. */
+export function ioctlMatrix(profile: Profile, uapis: readonly TrialUapi[] = []): string {
+  const trial = TRIAL_OPS.filter((op) => uapis.some((uapi) => uapi === op.uapi));
+  const rows = [HEAD, ...[...IOCTL_OPS, ...trial].map((op) => rowOf(op, profile))];
+  const widths = HEAD.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   return rows
     .map((row) =>
       row
@@ -28,8 +34,16 @@ export function ioctlMatrix(profile: Profile): string {
     .join('\n');
 }
 
+/** What `viommu ioctls` was told. */
+export interface IoctlsOptions {
+  readonly kernel?: string;
+  readonly uapi?: readonly string[];
+}
+
 /** `viommu ioctls`. */
-export function ioctls(options: { kernel?: string }): void {
+export function ioctls(options: IoctlsOptions): void {
   const profile = profileNamed(options.kernel ?? DEFAULT_PROFILE);
-  process.stdout.write(`/dev/iommu as ${profile.name} answers it\n\n${ioctlMatrix(profile)}\n`);
+  const uapis = uapisNamed(options.uapi);
+  const what = [profile.name, ...uapis].join(' with ');
+  process.stdout.write(`/dev/iommu as ${what} answers it\n\n${ioctlMatrix(profile, uapis)}\n`);
 }

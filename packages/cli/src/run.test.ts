@@ -113,4 +113,14 @@ test('viommu ioctls prints what a kernel serves', () => {
   const { stdout } = viommu(['ioctls', '--kernel', 'linux-6.12']);
   expect(stdout).toMatch(/IOMMU_IOAS_ALLOC +0x3b81 +6\.2 +12/);
   expect(stdout).toMatch(/IOMMU_VIOMMU_ALLOC .*ENOTTY/);
+  expect(stdout).not.toContain('IOMMU_DEV_INVALIDATE');
+});
+
+test('viommu ioctls shows what is served beside Linux’s uAPI where that is asked for', () => {
+  const { stdout } = viommu(['ioctls', '--uapi', 'rfc-2023-12']);
+  expect(stdout).toMatch(/^\/dev\/iommu as linux-7\.3 with rfc-2023-12 answers it/);
+  expect(stdout).toMatch(/IOMMU_DEV_INVALIDATE +0x3bc4 +rfc-2023-12 +32 +32 +yes/);
+  const { status, stderr } = viommu(['ioctls', '--uapi', 'rfc-1970-01']);
+  expect(stderr).toBe('viommu: --uapi rfc-1970-01: there is no such uAPI; there is rfc-2023-12\n');
+  expect(status).toBe(2);
 });

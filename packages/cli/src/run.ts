@@ -8,7 +8,7 @@ import { Kernel } from '@viommu/core/machine/kernel';
 import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/parts';
 import { Trace } from '@viommu/core/trace/trace';
 import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
-import { profileNamed } from './profile.ts';
+import { profileNamed, uapisNamed } from './profile.ts';
 import { traceTo } from './trace-file.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -20,6 +20,7 @@ const OWN_FAILURE = 125;
 export interface RunOptions {
   readonly machine?: string;
   readonly kernel?: string;
+  readonly uapi?: readonly string[];
   readonly trace?: string;
   readonly quiet?: boolean;
   readonly stopReads?: boolean;
@@ -29,12 +30,15 @@ async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   // Reading machine files takes a YAML parser and a schema; without --machine nobody waits for them.
   if (options.machine === undefined) {
     const profile = profileNamed(options.kernel ?? DEFAULT_PROFILE);
-    return new Kernel({ profile, parts: await loadParts(DEFAULT_PARTS), trace });
+    const uapis = uapisNamed(options.uapi);
+    return new Kernel({ profile, uapis, parts: await loadParts(DEFAULT_PARTS), trace });
   }
   const machine = (await import('./machine-file.ts')).loadMachineFile(options.machine);
   const profile = profileNamed(options.kernel ?? machine.kernel);
+  const uapis = [...machine.uapi, ...uapisNamed(options.uapi)];
   return checked(options.machine, async () => {
-    const kernel = new Kernel({ profile, mock: machine.mock, parts: await loadParts(machine), trace });
+    const parts = await loadParts(machine);
+    const kernel = new Kernel({ profile, uapis, mock: machine.mock, parts, trace });
     const up = kernel.bringUp();
     if (failed(up)) throw new Error(up.reason);
     return kernel;

@@ -1,7 +1,14 @@
 import { Command } from 'commander';
+import type { IoctlsOptions } from './ioctls.ts';
+import type { RunOptions } from './run.ts';
 import { UsageError } from './usage-error.ts';
 
 // One file per verb; this one says what there is. Verbs are loaded when they are called.
+
+// For options that may be given more than once.
+function collect(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
+}
 
 const program = new Command('viommu')
   .description('runs unmodified programs against /dev/iommu, without an IOMMU, without root')
@@ -19,6 +26,7 @@ program
   .argument('[args...]', 'its arguments')
   .option('--machine <file>', 'the machine behind the files (YAML); default: machines/default.yaml')
   .option('--kernel <name>', 'which Linux answers: linux-6.6 to linux-7.3')
+  .option('--uapi <name>', 'serve a uAPI beside Linux’s: rfc-2023-12', collect)
   .option('--trace <file>', 'write one line for every event to this file; - is standard error')
   .option('--quiet', 'say nothing that is not an error')
   .option(
@@ -26,7 +34,7 @@ program
     'stop read and write on every descriptor, so that event queues have Linux’s numbers',
   )
   .passThroughOptions()
-  .action(async (name: string, args: string[], options: Record<string, string | boolean>) => {
+  .action(async (name: string, args: string[], options: RunOptions) => {
     const { run } = await import('./run.ts');
     process.exitCode = await run(name, args, options);
   });
@@ -35,7 +43,8 @@ program
   .command('ioctls')
   .description('print which requests are served, since which Linux, and with which sizes')
   .option('--kernel <name>', 'the kernel to print for')
-  .action(async (options: { kernel?: string }) => {
+  .option('--uapi <name>', 'show the requests of a uAPI beside Linux’s, too: rfc-2023-12', collect)
+  .action(async (options: IoctlsOptions) => {
     const { ioctls } = await import('./ioctls.ts');
     ioctls(options);
   });

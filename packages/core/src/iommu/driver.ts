@@ -141,6 +141,26 @@ export interface IommuDriver {
     memory: AddressSpace,
     data: UserData | null,
   ): Result<ViommuDriver>;
+  /** What it does for the trial uAPI rfc-2023-12; absent where it has no part in that. */
+  readonly rfc202312?: Rfc202312Ops;
+}
+
+/** What a driver has of the trial uAPI rfc-2023-12 (docs/rfc-2023-12.md). What is absent is EOPNOTSUPP for a program. */
+export interface Rfc202312Ops {
+  /** The types of virtual id that its devices can have, and the largest of each. */
+  readonly virtualIds: ReadonlyMap<number, bigint>;
+  /** The type of viommu that stands behind one of the trial. Where absent, a viommu is a table and a stage 2. */
+  readonly viommuType?: number;
+  /**
+   * A domain that has the translations of `parent`, now and later, behind another physical IOMMU; `parent` itself where
+   * that is what it takes. Where absent, domains of this driver are good for all of its IOMMUs. EINVAL where `iommu`
+   * cannot have it.
+   */
+  stage2For?(iommu: PhysicalIommu, parent: PagingDomain): Result<PagingDomain>;
+  /** IOMMU_DEV_INVALIDATE: commands for the caches that know the device alone. `entryNum` becomes how many were handled. */
+  deviceInvalidate?(device: Device, memory: AddressSpace, array: UserDataArray): Result<void>;
+  /** IOMMU_HWPT_IOTLB_SYNC, where cacheInvalidateUser() of the domain is not what does it. */
+  iotlbSync?(domain: IommuDomain, memory: AddressSpace, array: UserDataArray): Result<void>;
 }
 
 /** What iommufd offers a driver's viommu: struct iommufd_viommu and the helpers of drivers/iommu/iommufd/driver.c. */

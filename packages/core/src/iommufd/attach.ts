@@ -5,8 +5,9 @@ import { IOMMU_NO_PASID } from '../iommu/driver.ts';
 import type { IommufdContext } from './context.ts';
 import type { IommufdDevice } from './device.ts';
 import type { IommufdAttachHandle, IommufdGroup } from './group.ts';
-import { allocHwptPaging, abortHwpt, pagingOf, putHwpt, type Hwpt, type HwptPaging } from './hwpt.ts';
+import { allocHwptPaging, abortHwpt, putHwpt, type Hwpt, type HwptPaging } from './hwpt.ts';
 import type { Ioas } from './ioas.ts';
+import type { Viommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/device.c: attaching, replacing and detaching. All devices of a group follow its first; every
 // one of them brings its own reserved regions.
@@ -51,7 +52,7 @@ export function attachHwpt(
   pasid: number,
 ): Result<void> {
   const group = idev.group;
-  const iopt = pasid === IOMMU_NO_PASID ? pagingOf(hwpt).ioas.iopt : null;
+  const iopt = pasid === IOMMU_NO_PASID ? hwpt.paging.ioas.iopt : null;
   const existing = group.attached.get(pasid);
   if (context.kernel.failpoint()) return fail(ENOMEM, 'no memory for the attachment');
   if (existing !== undefined) {
@@ -73,7 +74,7 @@ export function attachHwpt(
   } else {
     existing.devices.set(idev.id, idev);
   }
-  hwpt.users++;
+  hwpt.hold(1);
 }
 
 /** iommufd_hw_pagetable_detach(): true where the device was attached. */
@@ -90,7 +91,7 @@ export function detachHwpt(context: IommufdContext, idev: IommufdDevice, pasid: 
     if (handle !== null) hwpt.fault?.autoRespond(handle);
     group.attached.delete(pasid);
   }
-  if (pasid === IOMMU_NO_PASID) pagingOf(hwpt).ioas.iopt.reserved.removeOwner(idev.device);
+  if (pasid === IOMMU_NO_PASID) hwpt.paging.ioas.iopt.reserved.removeOwner(idev.device);
   putHwpt(context, hwpt);
   return true;
 }
@@ -103,7 +104,7 @@ const doAttach: DoAttach = (context, idev, pasid, hwpt) => {
 // iommufd_group_do_replace_reserved_iova()
 function replaceReserved(group: IommufdGroup, paging: HwptPaging): Failure | null {
   const attach = group.attached.get(IOMMU_NO_PASID)!;
-  if (pagingOf(attach.hwpt).ioas === paging.ioas) return null;
+  if (attach.hwpt.paging.ioas === paging.ioas) return null;
   for (const each of attach.devices.values()) {
     const rc = paging.ioas.iopt.enforceReservedRegions(each.device);
     if (!failed(rc)) continue;
@@ -128,7 +129,7 @@ const doReplace: DoAttach = (context, idev, pasid, hwpt) => {
     );
   const old = attach.hwpt;
   if (old === hwpt) return null;
-  const paging = pagingOf(hwpt);
+  const paging = hwpt.paging;
   if (pasid === IOMMU_NO_PASID) {
     const refused = replaceReserved(group, paging);
     if (refused !== null) return refused;
@@ -139,10 +140,10 @@ const doReplace: DoAttach = (context, idev, pasid, hwpt) => {
     if (pasid === IOMMU_NO_PASID) removeReserved(group, paging);
     return rc;
   }
-  if (pasid === IOMMU_NO_PASID && pagingOf(old).ioas !== paging.ioas) removeReserved(group, pagingOf(old));
+  if (pasid === IOMMU_NO_PASID && old.paging.ioas !== paging.ioas) removeReserved(group, old.paging);
   attach.hwpt = hwpt;
-  hwpt.users += attach.devices.size;
-  old.users -= attach.devices.size - 1;
+  hwpt.hold(attach.devices.size);
+  old.hold(1 - attach.devices.size);
   return old;
 };
 
@@ -219,6 +220,12 @@ function changePt(
     const done = autoGetDomain(context, idev, pasid, on as Ioas, attach);
     if (failed(done)) return done;
     ({ id, replaced } = done);
+  } else if (on.type === 'VIOMMU' && (on as Viommu).stage2 !== null) {
+    const { stage2, iommu } = on as Viommu;
+    if (iommu !== idev.device.iommu)
+      return fail(EINVAL, `${idev.device.name} is behind ${idev.device.iommu.name}, not ${iommu.name}`);
+    replaced = attach(context, idev, pasid, stage2!);
+    if (failed(replaced)) return replaced;
   } else {
     return fail(EINVAL, `a device cannot be attached to an object of type ${on.type}`);
   }

@@ -11,12 +11,15 @@ import type { IommufdGroup } from './group.ts';
 import type { Ioas } from './ioas.ts';
 import { ObjectTable, type IommufdObject } from './objects.ts';
 import type { Profile } from './profile.ts';
+import type { TrialUapi } from './trial-uapi.ts';
 
 /** What every open /dev/iommu of a machine shares. */
 export interface IommufdShared {
   readonly kernel: Kernel;
   readonly locked: LockedMemory;
   readonly profile: Profile;
+  /** What is served beside Linux's uAPI. */
+  readonly uapis: ReadonlySet<TrialUapi>;
   /** Serves IOMMU_TEST_CMD: the mock IOMMU and its devices. Absent where the machine has none. */
   readonly selftest: SelftestCommands | null;
 }

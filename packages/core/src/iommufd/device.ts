@@ -1,4 +1,5 @@
 import { fail, failed, type Result } from '../base/result.ts';
+import type { StructValue } from '../base/struct.ts';
 import { big } from '../base/u64.ts';
 import { EFAULT, EINVAL, ENOMEM, EOPNOTSUPP } from '../abi/errno.ts';
 import {
@@ -17,6 +18,7 @@ import type { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
 import { IommufdGroup } from './group.ts';
 import { IommufdObject } from './objects.ts';
+import type { VirtualIds } from './rfc-2023-12/virtual-ids.ts';
 import type { Vdevice } from './viommu.ts';
 
 // drivers/iommu/iommufd/device.c: binding, and what a program may ask about the hardware.
@@ -37,6 +39,8 @@ export class IommufdDevice extends IommufdObject {
   enforceCacheCoherency = false;
   vdevice: Vdevice | null = null;
   destroying = false;
+  /** The table that has virtual ids of the device without a vDEVICE: of the trial uAPI rfc-2023-12. */
+  virtualIds: VirtualIds | null = null;
   readonly #holdsContext: boolean;
 
   constructor(context: IommufdContext, device: Device, holdsContext: boolean) {
@@ -77,6 +81,7 @@ export class IommufdDevice extends IommufdObject {
 
   destroy(): void {
     if (this.#group === null) return;
+    this.virtualIds?.removeAll(this);
     this.device.group.release();
     putGroup(this.context, this.#group);
     if (this.#holdsContext) this.context.put();
@@ -127,9 +132,17 @@ export function unbindDevice(idev: IommufdDevice): void {
   idev.context.objects.destroyUser(idev);
 }
 
-/** iommufd_get_hw_info(): the driver's struct, cut to the program's buffer or padded with zeroes. */
+/** IOMMU_GET_HW_INFO. */
 export function getHwInfo(command: Command): Result<number> {
   const cmd = iommu_hw_info.read(command.bytes);
+  const device = fillHwInfo(command, cmd);
+  if (failed(device)) return device;
+  const rc = command.respond(iommu_hw_info, cmd);
+  return failed(rc) ? rc : 0;
+}
+
+/** iommufd_get_hw_info(): the driver's struct, cut to the program's buffer or padded with zeroes. Answers whose it is. */
+export function fillHwInfo(command: Command, cmd: StructValue<typeof iommu_hw_info>): Result<Device> {
   const { version } = command.context.shared.profile;
   const known = version >= INPUT_TYPE_SINCE ? IOMMU_HW_INFO_FLAG_INPUT_TYPE : 0;
   if ((cmd.flags & ~known) !== 0) return fail(EOPNOTSUPP, 'unknown flags');
@@ -153,8 +166,7 @@ export function getHwInfo(command: Command): Result<number> {
   cmd.out_capabilities = big(capabilities(device, version));
   const pasids = version >= PASID_SINCE ? device.maxPasids : 0;
   cmd.out_max_pasid_log2 = pasids === 0 ? 0 : 31 - Math.clz32(pasids);
-  const rc = command.respond(iommu_hw_info, cmd);
-  return failed(rc) ? rc : 0;
+  return device;
 }
 
 function copyInfo(command: Command, va: bigint, room: number, data: Uint8Array): Result<void> {

@@ -28,7 +28,8 @@ import {
 } from '../abi/iommufd-test.ts';
 import { eventText } from '../trace/text.ts';
 import { SimulatedMemory } from '../memory/simulated-process.ts';
-import { IOCTL_OPS, knownSize, type IoctlOp } from './dispatch.ts';
+import { IOCTL_OPS, knownSize } from './dispatch.ts';
+import type { IoctlOp } from './ioctl-op.ts';
 import { PROFILES, versionName } from './profile.ts';
 import { BUFFER, machine, PAGE, Program } from './testing/program.ts';
 

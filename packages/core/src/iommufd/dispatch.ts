@@ -1,5 +1,4 @@
 import { fail, failed, type Result } from '../base/result.ts';
-import type { Struct } from '../base/struct.ts';
 import { IOC_NR } from '../abi/ioctl.ts';
 import { EFAULT, EINVAL, ENOTTY } from '../abi/errno.ts';
 import * as abi from '../abi/iommufd.ts';
@@ -12,8 +11,9 @@ import { getHwInfo } from './device.ts';
 import { traceForeignIoctl, traceIoctl } from './describe.ts';
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty.ts';
 import { faultAlloc } from './fault-queue.ts';
-import { hwptAlloc, hwptInvalidate } from './hwpt.ts';
+import { hwptAlloc } from './hwpt.ts';
 import { hwQueueAlloc } from './hw-queue.ts';
+import { hwptInvalidate } from './invalidate.ts';
 import {
   ioasAlloc,
   ioasAllowIovas,
@@ -24,8 +24,10 @@ import {
   ioasNoiommuGetPa,
   ioasUnmap,
 } from './ioas.ts';
+import { op, type IoctlOp } from './ioctl-op.ts';
 import { ioasChangeProcess, option } from './options.ts';
 import type { KernelVersion } from './profile.ts';
+import { RFC_2023_12_OPS } from './rfc-2023-12/ops.ts';
 import { veventqAlloc } from './veventq.ts';
 import { vfioIoas, vfioIoctl } from './vfio-container.ts';
 import { vdeviceAlloc, viommuAlloc } from './viommu.ts';
@@ -33,40 +35,9 @@ import { vdeviceAlloc, viommuAlloc } from './viommu.ts';
 // drivers/iommu/iommufd/main.c iommufd_ioctl_ops[]: one table for all requests. It decides what is served, and the
 // command line and the documentation are made from it.
 
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
-
-/** One request of iommufd. */
-export interface IoctlOp {
-  /** The header's name. */
-  readonly name: string;
-  readonly cmd: number;
-  readonly layout: AnyStruct;
-  /** The smallest size that is accepted: the struct as it was first published. */
-  readonly minSize: number;
-  /** The Linux it came with. */
-  readonly since: KernelVersion;
-  /** What a reader of the support matrix should know. */
-  readonly note?: string;
-  readonly execute: (command: Command) => Result<number>;
-}
-
-function op(
-  name: string,
-  cmd: number,
-  layout: AnyStruct,
-  lastField: string,
-  since: KernelVersion,
-  execute: IoctlOp['execute'],
-  note?: string,
-): IoctlOp {
-  const minSize = layout.endOf(lastField);
-  return { name, cmd, layout, minSize, since, execute, ...(note === undefined ? {} : { note }) };
-}
-
 const TEST_NOTE = "the mock IOMMU's, with CONFIG_IOMMUFD_TEST";
 
-/** Every request, by ascending number. */
+/** Every request of Linux's, by ascending number. */
 export const IOCTL_OPS: readonly IoctlOp[] = [
   op('IOMMU_DESTROY', abi.IOMMU_DESTROY, abi.iommu_destroy, 'id', 602, destroy),
   op('IOMMU_IOAS_ALLOC', abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, 'out_ioas_id', 602, ioasAlloc),
@@ -159,6 +130,9 @@ export const IOCTL_OPS: readonly IoctlOp[] = [
   op('IOMMU_TEST_CMD', IOMMU_TEST_CMD, iommu_test_cmd, 'last', 602, testCommand, TEST_NOTE),
 ];
 
+/** Requests of trial uAPIs, which a machine has where it asks for them. Their numbers are none of Linux's. */
+export const TRIAL_OPS: readonly IoctlOp[] = RFC_2023_12_OPS;
+
 // What older kernels know of structs that grew since; more than that must be zero for them (E2BIG).
 const OLD_SIZES: Readonly<
   Record<string, readonly { readonly before: KernelVersion; readonly size: number }[]>
@@ -182,6 +156,7 @@ const NR_LAST = IOC_NR(IOMMU_TEST_CMD);
 
 const byNumber: (IoctlOp | null)[] = Array.from({ length: NR_LAST - NR_FIRST + 1 }, () => null);
 for (const each of IOCTL_OPS) byNumber[IOC_NR(each.cmd) - NR_FIRST] = each;
+const trialByNumber = new Map(TRIAL_OPS.map((each) => [IOC_NR(each.cmd), each]));
 
 function destroy({ context, bytes }: Command): Result<number> {
   const { id } = abi.iommu_destroy.read(bytes);
@@ -236,11 +211,13 @@ function prepare(
   arg: bigint,
 ): PreparedCommand | Result<number> {
   const nr = IOC_NR(cmd);
-  if (nr < NR_FIRST || nr > NR_LAST) return vfioIoctl(context, task, cmd, arg);
+  const trial = context.shared.uapis.size === 0 ? undefined : trialByNumber.get(nr);
+  const trialOp = trial !== undefined && context.shared.uapis.has(trial.uapi!) ? trial : null;
+  if (trialOp === null && (nr < NR_FIRST || nr > NR_LAST)) return vfioIoctl(context, task, cmd, arg);
   const { memory } = task.process;
   if (!memory.read(arg, sizeBytes)) return fail(EFAULT, 'the argument cannot be read');
   const userSize = sizeView.getUint32(0, true);
-  const found = byNumber[nr - NR_FIRST] ?? null;
+  const found = trialOp ?? byNumber[nr - NR_FIRST] ?? null;
   if (found === null || found.cmd !== cmd) return fail(ENOTTY, `there is no request 0x${cmd.toString(16)}`);
   const { version, name } = context.shared.profile;
   if (found.since > version) return fail(ENOTTY, `${name} has no ${found.name}`);

@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
-import { EFAULT, EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
+import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
 import {
   IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
   IOMMU_HWPT_ALLOC_NEST_PARENT,
@@ -8,11 +8,10 @@ import {
   IOMMU_HWPT_DATA_NONE,
   IOMMU_HWPT_FAULT_ID_VALID,
   iommu_hwpt_alloc,
-  iommu_hwpt_invalidate,
 } from '../abi/iommufd.ts';
 import type { IommuDomain, PagingDomain } from '../iommu/driver.ts';
 import type { AddressSpace } from '../memory/process.ts';
-import type { UserData, UserDataArray } from '../iommu/user-data.ts';
+import type { UserData } from '../iommu/user-data.ts';
 import { attachHwpt, detachHwpt } from './attach.ts';
 import type { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
@@ -41,16 +40,12 @@ function unknownFlags(context: IommufdContext, flags: number, known: typeof PAGI
   return (flags & ~mask) !== 0;
 }
 
-/** A single call cannot keep the CPU longer (hw_pagetable.c IOMMU_HWPT_INVALIDATE_ENTRY_NUM_MAX). */
-const INVALIDATE_ENTRIES_MAX = 1 << 19;
-const INVALIDATE_ENTRY_BYTES_MAX = 4096;
-/** The bounds came with this Linux. */
-const INVALIDATE_BOUNDS_SINCE = 702;
-
 /** A page table that hardware uses: struct iommufd_hw_pagetable. */
 export abstract class Hwpt extends IommufdObject {
   abstract override readonly type: 'HWPT_PAGING' | 'HWPT_NESTED';
   abstract readonly domain: IommuDomain | null;
+  /** find_hwpt_paging(): the table that translates to physical addresses. */
+  abstract readonly paging: HwptPaging;
   fault: FaultQueue | null = null;
   pasidCompat = false;
 
@@ -58,6 +53,11 @@ export abstract class Hwpt extends IommufdObject {
   get ready(): IommuDomain {
     assert(this.domain !== null, 'an HWPT in use has its domain');
     return this.domain;
+  }
+
+  /** So many devices more, or fewer, have it. */
+  hold(devices: number): void {
+    this.users += devices;
   }
 
   protected freeDomain(): void {
@@ -74,6 +74,8 @@ export class HwptPaging extends Hwpt {
   autoDomain = false;
   enforceCacheCoherency = false;
   nestParent = false;
+  /** Where virtual ids are kept without a viommu object: of the trial uAPI rfc-2023-12. */
+  ownViommu: Viommu | null = null;
 
   constructor(ioas: Ioas) {
     super();
@@ -81,7 +83,12 @@ export class HwptPaging extends Hwpt {
     ioas.users++;
   }
 
+  get paging(): this {
+    return this;
+  }
+
   destroy(): void {
+    this.ownViommu?.destroy();
     const at = this.ioas.hwpts.indexOf(this);
     if (at >= 0) {
       this.ioas.hwpts.splice(at, 1);
@@ -106,15 +113,14 @@ export class HwptNested extends Hwpt {
     (viommu ?? parent).users++;
   }
 
+  get paging(): HwptPaging {
+    return this.parent;
+  }
+
   destroy(): void {
     this.freeDomain();
     (this.viommu ?? this.parent).users--;
   }
-}
-
-/** find_hwpt_paging(): the table that translates to physical addresses. */
-export function pagingOf(hwpt: Hwpt): HwptPaging {
-  return hwpt instanceof HwptNested ? hwpt.parent : (hwpt as HwptPaging);
 }
 
 /** Gives up an HWPT that was not published: iommufd_object_abort_and_destroy(). */
@@ -126,7 +132,7 @@ export function abortHwpt(context: IommufdContext, hwpt: Hwpt): void {
 /** iommufd_hw_pagetable_put(): automatic domains go with their last user. */
 export function putHwpt(context: IommufdContext, hwpt: Hwpt): void {
   if (hwpt instanceof HwptPaging && hwpt.autoDomain) context.objects.putAndTryDestroy(hwpt);
-  else hwpt.users--;
+  else hwpt.hold(-1);
 }
 
 /** iommufd_hwpt_paging_alloc(): the HWPT has the IOAS's mappings, and is not published yet. */
@@ -194,8 +200,8 @@ function fillHwptPaging(
   hwpt.ioas.hwpts.push(hwpt);
 }
 
-// iommufd_hwpt_nested_alloc()
-function allocHwptNested(
+/** iommufd_hwpt_nested_alloc(): not published yet. */
+export function allocHwptNested(
   command: Command,
   parent: HwptPaging,
   idev: IommufdDevice,
@@ -223,19 +229,24 @@ function allocHwptNested(
   );
 }
 
-// iommufd_viommu_alloc_hwpt_nested()
-function allocViommuNested(
+/** How a driver makes a nested domain. */
+type MakeDomain = (flags: number, memory: AddressSpace, data: UserData) => Result<IommuDomain>;
+
+/** iommufd_viommu_alloc_hwpt_nested(): not published yet. `make` is absent where there are no nested domains. */
+export function allocNestedOn(
   command: Command,
   viommu: Viommu,
   flags: number,
   data: UserData,
+  make: MakeDomain | undefined,
 ): Result<HwptNested> {
   if (unknownFlags(command.context, flags, NESTED_FLAGS)) return fail(EOPNOTSUPP, 'unknown flags');
   if (data.len === 0) return fail(EOPNOTSUPP, 'a nested domain needs data');
-  const { driver } = viommu;
-  if (driver.allocDomainNested === undefined) return fail(EOPNOTSUPP, 'this viommu has no nested domains');
-  return makeNested(command, new HwptNested(viommu.hwpt, viommu), flags, () =>
-    driver.allocDomainNested!(flags & ~IOMMU_HWPT_FAULT_ID_VALID, command.memory, data),
+  if (make === undefined) return fail(EOPNOTSUPP, 'this viommu has no nested domains');
+  // A HWPT that keeps its table itself is held as that.
+  const holder = viommu.hwpt.ownViommu === viommu ? null : viommu;
+  return makeNested(command, new HwptNested(viommu.hwpt, holder), flags, () =>
+    make(flags & ~IOMMU_HWPT_FAULT_ID_VALID, command.memory, data),
   );
 }
 
@@ -260,6 +271,7 @@ function makeNested(
   return hwpt;
 }
 
+/** IOMMU_HWPT_ALLOC. */
 export function hwptAlloc(command: Command): Result<number> {
   const cmd = iommu_hwpt_alloc.read(command.bytes);
   const { context } = command;
@@ -312,60 +324,17 @@ function allocOn(
           EINVAL,
           `${idev.device.name} is behind ${idev.device.iommu.name}, not ${viommu.iommu.name}`,
         );
-      return allocViommuNested(command, viommu, flags, data);
+      return allocNestedOn(
+        command,
+        viommu,
+        flags,
+        data,
+        viommu.driver.allocDomainNested?.bind(viommu.driver),
+      );
     }
     default:
       return fail(EINVAL, `a HWPT cannot be made on an object of type ${on.type}`);
   }
-}
-
-/** iommufd_hwpt_invalidate(): entry_num tells how many entries were handled, also where it fails. */
-export function hwptInvalidate(command: Command): Result<number> {
-  const cmd = iommu_hwpt_invalidate.read(command.bytes);
-  const array: UserDataArray = {
-    type: cmd.data_type,
-    uptr: cmd.data_uptr,
-    entryLen: cmd.entry_len,
-    entryNum: cmd.entry_num,
-  };
-  const handler =
-    cmd.__reserved !== 0
-      ? fail(EOPNOTSUPP, '__reserved must be 0')
-      : invalidateHandler(command, cmd.hwpt_id, array);
-  const rc = failed(handler) ? handler : handler(command.memory, array);
-  cmd.entry_num = failed(handler) ? 0 : array.entryNum;
-  if (failed(command.respond(iommu_hwpt_invalidate, cmd)))
-    return fail(EFAULT, 'the struct cannot be written');
-  return failed(rc) ? rc : 0;
-}
-
-type InvalidateHandler = (memory: AddressSpace, array: UserDataArray) => Result<void>;
-
-// Who invalidates: the nested domain, or the viommu for all of its domains.
-function invalidateHandler(command: Command, id: number, array: UserDataArray): Result<InvalidateHandler> {
-  const { context } = command;
-  if (array.entryNum > 0) {
-    if (array.uptr === 0n || array.entryLen === 0)
-      return fail(EINVAL, 'entries without data_uptr or entry_len');
-    const bounded = context.shared.profile.version >= INVALIDATE_BOUNDS_SINCE;
-    if (bounded && (array.entryLen > INVALIDATE_ENTRY_BYTES_MAX || array.entryNum > INVALIDATE_ENTRIES_MAX))
-      return fail(EINVAL, `more than ${INVALIDATE_ENTRIES_MAX} entries, or one of more than a page`);
-  }
-  const on = context.objects.get(id);
-  if (failed(on)) return on;
-  if (on instanceof HwptNested) {
-    const domain = on.ready;
-    if (domain.cacheInvalidateUser === undefined)
-      return fail(EOPNOTSUPP, 'this HWPT has no caches to invalidate');
-    return (memory, entries) => domain.cacheInvalidateUser!(memory, entries);
-  }
-  if (on.type === 'VIOMMU') {
-    const { driver } = on as Viommu;
-    if (driver.cacheInvalidate === undefined)
-      return fail(EOPNOTSUPP, 'this viommu has no caches to invalidate');
-    return (memory, entries) => driver.cacheInvalidate!(memory, entries);
-  }
-  return fail(EINVAL, `object ${id} is of type ${on.type}, neither a nested HWPT nor a viommu`);
 }
 
 /** The paging HWPT of that id. */

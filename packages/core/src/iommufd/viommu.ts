@@ -7,7 +7,7 @@ import type { UserData } from '../iommu/user-data.ts';
 import type { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
 import type { IommufdDevice } from './device.ts';
-import { getHwptPaging, type HwptPaging } from './hwpt.ts';
+import { getHwptPaging, type Hwpt, type HwptPaging } from './hwpt.ts';
 import { IommufdObject } from './objects.ts';
 import type { Veventq } from './veventq.ts';
 
@@ -32,6 +32,11 @@ export class Viommu extends IommufdObject {
     hwpt.users++;
   }
 
+  /** What a device gets that is attached to the viommu itself. Null on Linux, where it cannot be. */
+  get stage2(): Hwpt | null {
+    return null;
+  }
+
   get driver(): ViommuDriver {
     assert(this.#driver !== null, 'a viommu in use has its driver');
     return this.#driver;
@@ -46,8 +51,8 @@ export class Viommu extends IommufdObject {
     return {
       iommu: this.iommu,
       type,
-      findDevice: (virtualId) => this.vdevices.get(virtualId)?.idev.device ?? null,
-      virtualIdOf: (device) => this.#virtualIdOf(device),
+      findDevice: (virtualId) => this.findDevice(virtualId),
+      virtualIdOf: (device) => this.virtualIdOf(device),
       reportEvent: (eventType, data) => this.#reportEvent(eventType, data),
       allocMmap: (pa, length) =>
         this.context.kernel.failpoint()
@@ -57,8 +62,13 @@ export class Viommu extends IommufdObject {
     };
   }
 
-  // iommufd_viommu_get_vdev_id()
-  #virtualIdOf(device: Device): Result<bigint> {
+  /** iommufd_viommu_find_dev() */
+  findDevice(virtualId: bigint): Device | null {
+    return this.vdevices.get(virtualId)?.idev.device ?? null;
+  }
+
+  /** iommufd_viommu_get_vdev_id() */
+  virtualIdOf(device: Device): Result<bigint> {
     for (const vdevice of this.vdevices.values())
       if (vdevice.idev.device === device) return vdevice.virtualId;
     return fail(ENOENT, `${device.name} has no vDEVICE on viommu ${this.id}`);
@@ -140,7 +150,7 @@ export class Vdevice extends IommufdObject implements VdeviceCore {
 
   /** Enters the viommu's table: EEXIST where the virtual id is taken. */
   enter(): Result<void> {
-    if (this.viommu.vdevices.has(this.virtualId))
+    if (this.viommu.findDevice(this.virtualId) !== null)
       return fail(EEXIST, `virtual id ${this.virtualId} is taken on viommu ${this.viommu.id}`);
     const undo = this.viommu.driver.vdeviceInit?.(this);
     if (failed(undo)) return undo;

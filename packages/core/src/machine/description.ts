@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
+import { TRIAL_UAPIS } from '../iommufd/trial-uapi.ts';
 import { DEVICE_MODEL_NAMES } from './device-models.ts';
 import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
 import { checkRegisters } from './registers.ts';
@@ -55,6 +56,10 @@ const deviceSchema = z.strictObject({
 export const machineSchema = z
   .strictObject({
     kernel: z.enum(profileNames).default(DEFAULT_PROFILE).describe('Which Linux answers.'),
+    uapi: z
+      .array(z.enum(TRIAL_UAPIS))
+      .default([])
+      .describe("What is served beside Linux's uAPI: proposals that Linux did not take as they were."),
     mock: z
       .boolean()
       .default(true)

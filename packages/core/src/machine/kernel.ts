@@ -6,6 +6,7 @@ import { ACCOUNT_MM, LockedMemory } from '../iommufd/accounting.ts';
 import { IommufdContext, type IommufdShared } from '../iommufd/context.ts';
 import { DEFAULT_PROFILE, findProfile, type Profile } from '../iommufd/profile.ts';
 import { Selftest } from '../iommufd/selftest/command.ts';
+import type { TrialUapi } from '../iommufd/trial-uapi.ts';
 import { Doorbells } from '../memory/doorbells.ts';
 import type { OpenFile } from '../memory/file.ts';
 import { PhysicalSpace } from '../memory/physical-space.ts';
@@ -21,6 +22,8 @@ const DEVICE_GROUPS = 0x10000;
 export interface KernelOptions {
   /** Which Linux answers; the newest known where it is left out. */
   readonly profile?: Profile;
+  /** Trial uAPIs that are served beside Linux's; none where this is left out. */
+  readonly uapis?: readonly TrialUapi[];
   /** Whether the kernel's mock IOMMU is there; it is where this is left out. */
   readonly mock?: boolean;
   readonly trace?: Trace;
@@ -53,6 +56,7 @@ export class Kernel implements KernelEnvironment {
       kernel: this,
       locked: this.locked,
       profile: this.profile,
+      uapis: new Set(options.uapis),
       selftest: (options.mock ?? true) ? new Selftest(this.mock) : null,
     };
   }

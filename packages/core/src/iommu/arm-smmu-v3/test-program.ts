@@ -176,15 +176,22 @@ const READ_ONLY = 1n << 7n;
 const TABLE = 0b11n;
 const ADDRESS = 0xffff_ffff_f000n;
 
+/** A program that has a guest. */
+export interface GuestHost {
+  readonly process: SimulatedProcess;
+  write(va: bigint, bytes: Uint8Array): void;
+  read(va: bigint, length: number): Uint8Array;
+}
+
 /** A guest's physical memory: a part of the program, mapped at `ipa` in the nest parent. */
 export class GuestMemory {
-  readonly program: TestProgram;
+  readonly program: GuestHost;
   readonly va: bigint;
   readonly ipa: bigint;
   readonly bytes: bigint;
   #next: bigint;
 
-  constructor(program: TestProgram, va: bigint, ipa: bigint, bytes: bigint) {
+  constructor(program: GuestHost, va: bigint, ipa: bigint, bytes: bigint) {
     this.program = program;
     this.va = va;
     this.ipa = ipa;

@@ -29,12 +29,14 @@ import type {
   PagingDomain,
   PhysicalIommu,
   ReservedRegion,
+  Rfc202312Ops,
   ViommuCore,
   ViommuDriver,
 } from '../driver.ts';
 import { copyUserData, type UserData } from '../user-data.ts';
 import { MockDevice } from './device.ts';
 import { MockBlockedDomain, MockNestedDomain, MockPagingDomain } from './domain.ts';
+import { mockRfc202312 } from './rfc-2023-12.ts';
 import { MockViommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/selftest.c struct iommu_ops mock_ops: the kernel's own IOMMU for testing iommufd.
@@ -49,11 +51,13 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
   readonly kernel: Kernel;
   readonly blockedDomain = new MockBlockedDomain(null);
   readonly userPasidTable = true;
+  readonly rfc202312: Rfc202312Ops;
   /** Ids of devices that exist: mock_dev_ida. */
   readonly #deviceIds = new LowestFree(0);
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
+    this.rfc202312 = mockRfc202312(kernel);
   }
 
   /** mock_dev_create(). */

@@ -78,11 +78,22 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
   /** The newest first. */
   readonly devices: MasterDomain[] = [];
   enforcesCacheCoherency = false;
+  /** The domain whose table this is, behind another SMMU: see shareStage2(). */
+  readonly source: ArmSmmuDomain | null;
+  /** The domains that have this one's table. */
+  readonly sharers = new Set<ArmSmmuDomain>();
   /** Where dirty bits were cleared since the last iotlbSync(). */
   #cleared: { start: number; end: number } | null = null;
 
-  constructor(smmu: ArmSmmu, table: ArmPageTable, tag: number, nestParent: boolean) {
+  constructor(
+    smmu: ArmSmmu,
+    table: ArmPageTable,
+    tag: number,
+    nestParent: boolean,
+    source: ArmSmmuDomain | null = null,
+  ) {
     super(smmu.driver);
+    this.source = source;
     this.smmu = smmu;
     this.stage = table.stage;
     this.table = table;
@@ -91,6 +102,9 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
     this.pgsizeBitmap = pageBitmap(table.pageSizes);
     this.aperture = { start: 0n, last: (1n << BigInt(table.ias)) - 1n };
     this.dirtyOps = table.dirty ? this : null;
+    if (source === null) return;
+    this.enforcesCacheCoherency = source.enforcesCacheCoherency;
+    source.sharers.add(this);
   }
 
   override get tracked(): ArmSmmuDomain {
@@ -107,7 +121,8 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
 
   /** arm_smmu_domain_free_paging() */
   override free(): void {
-    this.table.free();
+    if (this.source === null) this.table.free();
+    else this.source.sharers.delete(this);
     if (this.stage === 1) this.smmu.driver.asids.free(this.tag);
     else this.smmu.vmids.free(this.tag);
   }
@@ -165,7 +180,9 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
 
   /** arm_smmu_enforce_cache_coherency() */
   enforceCacheCoherency(): boolean {
-    this.enforcesCacheCoherency = this.devices.every((each) => each.master.canWbs);
+    const all = [this, ...this.sharers];
+    this.enforcesCacheCoherency = all.every(({ devices }) => devices.every((each) => each.master.canWbs));
+    for (const sharer of this.sharers) sharer.enforcesCacheCoherency = this.enforcesCacheCoherency;
     return this.enforcesCacheCoherency;
   }
 
@@ -226,6 +243,7 @@ export class ArmSmmuDomain extends SmmuDomainBase implements PagingDomain, Dirty
       if (!batch.empty) batch.submit();
       batch = null;
     }
+    for (const sharer of this.sharers) sharer.invalidate(range);
   }
 
   /** arm_smmu_domain_inv() */

@@ -32,6 +32,7 @@ import {
 } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
 import { OFFSET } from '../spec/registers.ts';
+import { armSmmuRfc202312 } from '../viommu/rfc-2023-12.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';
 import { resume, RESUME } from './commands.ts';
 import { ArmSmmuDomain } from './domain.ts';
@@ -67,6 +68,7 @@ export class ArmSmmuDriver implements IommuDriver {
   readonly blockedDomain = new ArmSmmuBlockedDomain();
   readonly identityDomain = new ArmSmmuIdentityDomain(this);
   readonly userPasidTable = true;
+  readonly rfc202312 = armSmmuRfc202312;
   /** arm_smmu_asid_xa: shared by all SMMUs, since a domain's ASID would be the CPUs' too. */
   readonly asids = new IdAllocator(1, ASIDS - 1);
   readonly smmus: ArmSmmu[] = [];

@@ -5,6 +5,7 @@ import { IommuGroup } from '../iommu/group.ts';
 import type { PciAts } from '../iommu/pci-services.ts';
 import { pciDisableAts, pciEnableAts, pciEnablePasid } from '../pci/bus-driver.ts';
 import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
+import type { Trace } from '../trace/trace.ts';
 import type { VfioDevice } from '../vfio/cdev.ts';
 import { DEVICE_MODELS, type DeviceModelName } from './device-models.ts';
 import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
@@ -57,7 +58,7 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
   for (const device of parts.devices) {
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
-    const pci = makeFunction(device);
+    const pci = makeFunction(device, kernel.trace);
     const part = { ...device, ...pciEnablePasid(pci), ats: device.ats ? atsOf(pci) : null };
     const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + devices.length));
     if (failed(made))
@@ -68,12 +69,12 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
   return devices;
 }
 
-function makeFunction({ name, model, ats, pasids }: DevicePart): PciFunction {
+function makeFunction({ name, model, ats, pasids }: DevicePart, trace: Trace): PciFunction {
   const features: TranslationFeatures = {
     ...(ats ? { ats: {}, pri: 32 } : {}),
     ...(pasids > 0 ? { pasid: { width: Math.max(1, Math.ceil(Math.log2(pasids))) } } : {}),
   };
-  return new PciFunction(name, DEVICE_MODELS[model](features));
+  return new PciFunction(name, DEVICE_MODELS[model](features), trace);
 }
 
 function atsOf(pci: PciFunction): PciAts {

@@ -49,13 +49,18 @@ export function pciEnablePasid(pci: PciFunction): { pasidExec: boolean; pasidPri
 }
 
 /**
- * drivers/pci/pci.c pci_reset_function(): a Function Level Reset, with the configuration saved before and restored after
- * it. Translations that the function had are gone.
+ * drivers/pci/pci.c pci_reset_function(): a Function Level Reset, with the configuration and the MSI-X table saved before
+ * and restored after it. Translations that the function had are gone.
  */
 export function pciResetFunction(pci: PciFunction): void {
   const saved: number[] = [];
   for (let at = 0; at < PCI_CFG_SPACE_EXP_BYTES; at += 4) saved.push(pci.readConfig(at, 4));
+  const entries = pci.msix?.entries() ?? [];
   pci.reset();
+  for (const [vector, { message, masked }] of entries.entries()) {
+    pci.msix!.program(vector, message);
+    pci.msix!.mask(vector, masked);
+  }
   for (const [index, value] of saved.entries()) {
     const at = index * 4;
     if (pci.readConfig(at, 4) !== value) pci.writeConfig(at, 4, value);

@@ -21,7 +21,6 @@ import {
   PCI_EXT_CAP_ID_ACS,
   PCI_EXT_CAP_ID_ATS,
   PCI_EXT_CAP_ID_PASID,
-  PCI_EXT_CAP_ID_PRI,
   PCI_PASID_CAP,
   PCI_PASID_CAP_EXEC,
   PCI_PASID_CAP_PRIV,
@@ -33,16 +32,6 @@ import {
   PCI_PM_CTRL_NO_SOFT_RESET,
   PCI_PM_CTRL_STATE_MASK,
   PCI_PM_PMC,
-  PCI_PRI_ALLOC_REQ,
-  PCI_PRI_CTRL,
-  PCI_PRI_CTRL_ENABLE,
-  PCI_PRI_CTRL_RESET,
-  PCI_PRI_MAX_REQ,
-  PCI_PRI_STATUS,
-  PCI_PRI_STATUS_PASID,
-  PCI_PRI_STATUS_RF,
-  PCI_PRI_STATUS_STOPPED,
-  PCI_PRI_STATUS_UPRGI,
 } from './spec.ts';
 
 // The capabilities that functions have here. Each answers where it is, and what of it is in effect is read from there.
@@ -51,7 +40,6 @@ import {
 export function addPowerManagement(config: ConfigSpace): number {
   const at = config.addCapability(PCI_CAP_ID_PM, 8);
   config.define({ offset: at + PCI_PM_PMC, size: 2, value: 3 });
-  const reserved = 1 << 0;
   config.define({
     offset: at + PCI_PM_CTRL,
     size: 2,
@@ -60,7 +48,7 @@ export function addPowerManagement(config: ConfigSpace): number {
     onWrite: (value, before) => {
       // D1 and D2 are not there: a write of them is ignored (§7.5.2.2).
       const state = value & PCI_PM_CTRL_STATE_MASK;
-      if (state === reserved || state === 2) config.set(at + PCI_PM_CTRL, 2, before);
+      if (state === 1 || state === 2) config.set(at + PCI_PM_CTRL, 2, before);
     },
   });
   return at;
@@ -110,29 +98,6 @@ export function addAts(config: ConfigSpace, queue: number, changed: (enabled: bo
       if (wasOn !== on) changed(on);
     },
   });
-  return at;
-}
-
-/** §10.5.2. `capacity`: page requests that the function can have outstanding. */
-export function addPri(config: ConfigSpace, capacity: number, reset: () => void): number {
-  const at = config.addExtendedCapability(PCI_EXT_CAP_ID_PRI, 1, 16);
-  const stopped = PCI_PRI_STATUS_STOPPED | PCI_PRI_STATUS_PASID;
-  config.define({
-    offset: at + PCI_PRI_CTRL,
-    size: 2,
-    writable: PCI_PRI_CTRL_ENABLE,
-    onWrite: (value, before, written) => {
-      const on = (value & PCI_PRI_CTRL_ENABLE) !== 0;
-      const status = config.read(at + PCI_PRI_STATUS, 2) & ~PCI_PRI_STATUS_STOPPED;
-      config.set(at + PCI_PRI_STATUS, 2, on ? status : status | PCI_PRI_STATUS_STOPPED);
-      // Reset counts while the interface is disabled.
-      if ((written & PCI_PRI_CTRL_RESET) !== 0 && (before & PCI_PRI_CTRL_ENABLE) === 0) reset();
-    },
-  });
-  const clearable = PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI;
-  config.define({ offset: at + PCI_PRI_STATUS, size: 2, value: stopped, clearable });
-  config.define({ offset: at + PCI_PRI_MAX_REQ, size: 4, value: capacity });
-  config.define({ offset: at + PCI_PRI_ALLOC_REQ, size: 4, writable: 0xffff_ffff });
   return at;
 }
 

@@ -1,7 +1,6 @@
 import { Atc, type AtcInvalidation } from '../iommu/cache-atc.ts';
 import { AtsRequester } from '../iommu/ats-requester.ts';
 import type {
-  DmaAbort,
   DmaEndpoint,
   DmaPort,
   DmaResult,
@@ -11,13 +10,13 @@ import type {
   TranslationCompletion,
   TranslationRequest,
 } from '../iommu/dma-port.ts';
+import type { Pri } from './pri.ts';
 
 /** What the configuration of a function says about its requests. */
 export interface DmaRules {
   /** Memory requests may be sent: bus mastering is on, the function is powered and there. */
   readonly master: boolean;
   readonly ats: boolean;
-  readonly pri: boolean;
   readonly pasid: boolean;
   readonly execute: boolean;
   readonly privileged: boolean;
@@ -36,22 +35,33 @@ export interface AccessOptions {
   readonly forced?: boolean;
 }
 
+export interface FunctionDmaOptions {
+  readonly rules: () => DmaRules;
+  readonly pri: Pri | null;
+  /** Entries of the ATC. */
+  readonly entries?: number | undefined;
+  readonly onPageResponse: (response: PageResponseMessage) => void;
+  /** Called after every access. */
+  readonly onAccess: (request: MemoryRequest, bytes: number, result: DmaResult) => void;
+}
+
+const NO_IOMMU = 'the function is behind no IOMMU';
+
 /**
  * A function's requests: through its ATC where ATS is enabled, and by way of its port to its IOMMU. There is no other way
  * from a device model to memory.
  */
 export class FunctionDma implements DmaEndpoint {
   readonly atc: Atc;
-  /** Called with every PRG Response Message. */
-  onPageResponse: ((response: PageResponseMessage) => void) | null = null;
-  readonly #rules: () => DmaRules;
+  /** False: Invalidate Requests go unanswered, as at a device that hangs. */
+  answersInvalidations = true;
+  readonly #options: FunctionDmaOptions;
   #port: DmaPort | null = null;
   #requester: AtsRequester | null = null;
 
-  /** `entries`: of the ATC. */
-  constructor(rules: () => DmaRules, entries?: number) {
-    this.#rules = rules;
-    this.atc = new Atc(entries);
+  constructor(options: FunctionDmaOptions) {
+    this.#options = options;
+    this.atc = new Atc(options.entries);
   }
 
   /** Puts the function behind an IOMMU. */
@@ -63,23 +73,32 @@ export class FunctionDma implements DmaEndpoint {
 
   /** Fills `into` from `address` on. */
   read(address: bigint, into: Uint8Array, options: AccessOptions = {}): DmaResult {
-    return this.#access({ ...options, write: false, address, pasid: options.pasid ?? null }, into, options);
+    return this.#access(false, address, into, options);
   }
 
   write(address: bigint, from: Uint8Array, options: AccessOptions = {}): DmaResult {
-    return this.#access({ ...options, write: true, address, pasid: options.pasid ?? null }, from, options);
+    return this.#access(true, address, from, options);
   }
 
-  #access(request: MemoryRequest, data: Uint8Array, options: AccessOptions): DmaResult {
+  #access(write: boolean, address: bigint, data: Uint8Array, options: AccessOptions): DmaResult {
+    const { pasid = null, privileged = false, execute = false, translated = false } = options;
+    const request = { write, address, pasid, privileged, execute, translated };
+    const result = this.#send(request, data, options);
+    this.#options.onAccess(request, data.length, result);
+    return result;
+  }
+
+  #send(request: MemoryRequest, data: Uint8Array, options: AccessOptions): DmaResult {
     const refused = options.forced === true ? null : this.#refused(request);
-    if (refused !== null || this.#port === null) return aborted(refused ?? 'the function is behind no IOMMU');
+    if (refused !== null || this.#port === null)
+      return { kind: 'aborted', done: 0, reason: refused ?? NO_IOMMU };
     const plain = options.untranslated === true || options.translated === true;
     return plain ? this.#port.access(request, data) : this.#requester!.access(request, data);
   }
 
   /** Why the function cannot send such a request at all. */
   #refused(request: { pasid: number | null; execute?: boolean; privileged?: boolean }): string | null {
-    const rules = this.#rules();
+    const rules = this.#options.rules();
     if (!rules.master) return 'bus mastering is off';
     if (request.pasid === null) return null;
     if (!rules.pasid) return 'PASIDs are off';
@@ -89,28 +108,34 @@ export class FunctionDma implements DmaEndpoint {
 
   /** A Translation Request, beside the ATC. Unsupported where ATS is off. */
   requestTranslation(request: TranslationRequest): TranslationCompletion {
-    if (this.#refused(request) !== null || !this.#rules().ats || this.#port === null)
+    if (this.#port === null || this.#refused(request) !== null || !this.#options.rules().ats)
       return { status: 'UR', entries: [] };
     return this.#port.requestTranslation(request);
   }
 
-  /** A Page Request Message. False where PRI is off: then it is not sent. */
+  /** A Page Request Message. False where it is not sent: PRI is off, or as many as software allows are outstanding. */
   requestPage(message: PageRequestMessage): boolean {
-    if (this.#refused(message) !== null || !this.#rules().pri || this.#port === null) return false;
+    const { pri } = this.#options;
+    if (this.#port === null || this.#refused(message) !== null) return false;
+    if (pri === null || !pri.enabled || pri.room <= 0) return false;
+    pri.sent(message);
     this.#port.requestPage(message);
     return true;
   }
 
+  /** Everything that was translated or asked for is forgotten. */
+  reset(): void {
+    this.atc.enable(false);
+    this.#options.pri?.forget();
+  }
+
   invalidate(request: AtcInvalidation): boolean {
+    if (!this.answersInvalidations) return false;
     this.atc.invalidate(request);
     return true;
   }
 
   pageResponse(response: PageResponseMessage): void {
-    this.onPageResponse?.(response);
+    if (this.#options.pri?.answered(response) === true) this.#options.onPageResponse(response);
   }
-}
-
-function aborted(reason: string): DmaAbort {
-  return { kind: 'aborted', done: 0, reason };
 }

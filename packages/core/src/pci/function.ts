@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
-import { U64_MAX } from '../base/u64.ts';
-import type { PageResponseMessage } from '../iommu/dma-port.ts';
+import { big, U64_MAX } from '../base/u64.ts';
+import type { DmaResult, MemoryRequest, PageResponseMessage } from '../iommu/dma-port.ts';
+import type { Trace } from '../trace/trace.ts';
 import type { Bar, BarAccessSize, BarHandler } from './bar.ts';
 import {
   addAcs,
@@ -8,14 +9,14 @@ import {
   addExpress,
   addPasid,
   addPowerManagement,
-  addPri,
   type PasidDescription,
 } from './capabilities.ts';
 import { ConfigSpace, type ConfigAccessSize } from './config-space.ts';
 import { FunctionDma, type DmaRules } from './dma.ts';
 import { addHeader, type FunctionIdentity } from './header.ts';
 import { Msi } from './msi.ts';
-import { Msix, type InterruptMessage, type MsixDescription } from './msix.ts';
+import { Msix, type InterruptEvents, type InterruptMessage, type MsixDescription } from './msix.ts';
+import { Pri } from './pri.ts';
 import {
   PCI_ATS_CTRL,
   PCI_ATS_CTRL_ENABLE,
@@ -27,15 +28,12 @@ import {
   PCI_COMMAND_MEMORY,
   PCI_EXT_CAP_ID_ATS,
   PCI_EXT_CAP_ID_PASID,
-  PCI_EXT_CAP_ID_PRI,
   PCI_PASID_CTRL,
   PCI_PASID_CTRL_ENABLE,
   PCI_PASID_CTRL_EXEC,
   PCI_PASID_CTRL_PRIV,
   PCI_PM_CTRL,
   PCI_PM_CTRL_STATE_MASK,
-  PCI_PRI_CTRL,
-  PCI_PRI_CTRL_ENABLE,
   PCI_STATUS,
   PCI_STATUS_INTERRUPT,
 } from './spec.ts';
@@ -109,6 +107,7 @@ export class PciFunction {
   readonly msix: Msix | null;
   readonly msi: Msi | null;
   user: FunctionUser | null = null;
+  readonly #trace: Trace | null;
   readonly #config = new ConfigSpace();
   readonly #power: number;
   #present = true;
@@ -116,10 +115,11 @@ export class PciFunction {
   #intxShown = false;
   #resets = 0;
 
-  constructor(name: string, model: DeviceModel) {
+  constructor(name: string, model: DeviceModel, trace?: Trace) {
     const { description } = model;
     const { identity, bars, msix, msi, intx = false, ats, pri, pasid } = description;
     this.name = name;
+    this.#trace = trace ?? null;
     this.model = model;
     this.description = description;
     const byNumber: (Bar | null)[] = Array.from({ length: PCI_BARS }, () => null);
@@ -128,16 +128,24 @@ export class PciFunction {
     const config = this.#config;
     addHeader(config, identity, byNumber, intx, () => this.#showIntx());
     this.#power = addPowerManagement(config);
-    const send = (vector: number, message: InterruptMessage): void => this.#send(vector, message);
-    this.msi = msi === undefined ? null : new Msi(config, msi, send);
-    this.msix = msix === undefined ? null : new Msix(config, msix, send);
+    const events: InterruptEvents = {
+      send: (vector, message) => this.#send(vector, message),
+      controlled: () => this.#showIntx(),
+    };
+    this.msi = msi === undefined ? null : new Msi(config, msi, events);
+    this.msix = msix === undefined ? null : new Msix(config, msix, events);
     addExpress(config, () => this.reset());
-    this.dma = new FunctionDma(() => this.#rules(), ats?.entries);
-    this.dma.onPageResponse = (response) => model.pageResponse?.(response);
     if (ats !== undefined) addAts(config, ats.queue ?? 32, (on) => this.dma.atc.enable(on));
-    if (pri !== undefined) addPri(config, pri, () => {});
+    const priCapability = pri === undefined ? null : new Pri(config, pri);
     if (pasid !== undefined) addPasid(config, pasid);
     addAcs(config);
+    this.dma = new FunctionDma({
+      rules: () => this.#rules(),
+      pri: priCapability,
+      entries: ats?.entries,
+      onPageResponse: (response) => model.pageResponse?.(response),
+      onAccess: (request, bytes, result) => this.#traceDma(request, bytes, result),
+    });
     description.configure?.(config);
     model.connect(this);
     model.reset();
@@ -162,24 +170,33 @@ export class PciFunction {
 
   /** A configuration read; ones where nobody answers. */
   readConfig(offset: number, size: ConfigAccessSize): number {
-    return this.#present ? this.#config.read(offset, size) : 2 ** (8 * size) - 1;
+    const value = this.#present ? this.#config.read(offset, size) : 2 ** (8 * size) - 1;
+    this.#traceAccess('config', false, offset, size, value);
+    return value;
   }
 
   writeConfig(offset: number, size: ConfigAccessSize, value: number): void {
+    this.#traceAccess('config', true, offset, size, value);
     if (this.#present) this.#config.write(offset, size, value);
   }
 
   /** A load from a BAR. Ones where nobody answers: the function is gone, asleep, or memory space is off. */
   readBar(index: number, offset: number, size: BarAccessSize): bigint {
     const bar = this.#decoding(index, offset, size);
-    if (bar === null) return BigInt.asUintN(8 * size, U64_MAX);
-    const [handler, at] = this.#behind(bar, offset);
-    return BigInt.asUintN(8 * size, handler.read(at, size));
+    let value = U64_MAX;
+    if (bar !== null) {
+      const [handler, at] = this.#behind(bar, offset);
+      value = handler.read(at, size);
+    }
+    value = BigInt.asUintN(8 * size, value);
+    this.#traceAccess(`bar${index}`, false, offset, size, value);
+    return value;
   }
 
   /** A store to a BAR. */
   writeBar(index: number, offset: number, size: BarAccessSize, value: bigint): void {
     const bar = this.#decoding(index, offset, size);
+    this.#traceAccess(`bar${index}`, true, offset, size, value);
     if (bar === null) return;
     const [handler, at] = this.#behind(bar, offset);
     handler.write(at, size, BigInt.asUintN(8 * size, value));
@@ -209,7 +226,7 @@ export class PciFunction {
     this.#config.reset(false);
     this.msix?.reset();
     this.msi?.reset();
-    this.dma.atc.enable(false);
+    this.dma.reset();
     this.setIntx(false);
     this.model.reset();
   }
@@ -269,7 +286,26 @@ export class PciFunction {
 
   /** A message is a memory write of the function: it needs bus mastering. */
   #send(vector: number, message: InterruptMessage): void {
-    if (this.#rules().master) this.user?.message?.(vector, message);
+    if (!this.#rules().master) return;
+    if (this.#trace?.active === true) {
+      const { address, data } = message;
+      this.#trace.emit({ kind: 'interrupt', device: this.name, vector, address, data });
+    }
+    this.user?.message?.(vector, message);
+  }
+
+  // ---- the trace ----
+
+  #traceAccess(space: string, write: boolean, offset: number, size: number, value: number | bigint): void {
+    if (this.#trace?.active !== true) return;
+    const bytes = typeof value === 'bigint' ? value : big(value);
+    this.#trace.emit({ kind: 'pci', device: this.name, space, write, offset, size, value: bytes });
+  }
+
+  #traceDma({ write, address, pasid }: MemoryRequest, length: number, stopped: DmaResult): void {
+    if (this.#trace?.active !== true) return;
+    const outcome = stopped === null ? {} : { done: stopped.done, reason: stopped.reason };
+    this.#trace.emit({ kind: 'dma', device: this.name, write, address, pasid, length, ...outcome });
   }
 
   #rules(): DmaRules {
@@ -282,7 +318,6 @@ export class PciFunction {
     return {
       master: this.#awake && (config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER) !== 0,
       ats: (control(PCI_EXT_CAP_ID_ATS, PCI_ATS_CTRL) & PCI_ATS_CTRL_ENABLE) !== 0,
-      pri: (control(PCI_EXT_CAP_ID_PRI, PCI_PRI_CTRL) & PCI_PRI_CTRL_ENABLE) !== 0,
       pasid: (pasid & PCI_PASID_CTRL_ENABLE) !== 0,
       execute: (pasid & PCI_PASID_CTRL_EXEC) !== 0,
       privileged: (pasid & PCI_PASID_CTRL_PRIV) !== 0,

@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.ts';
 import { u64 } from '../base/u64.ts';
 import type { ConfigSpace } from './config-space.ts';
-import type { InterruptMessage } from './msix.ts';
+import type { InterruptEvents } from './msix.ts';
 import {
   PCI_CAP_ID_MSI,
   PCI_MSI_ADDRESS_HI,
@@ -22,18 +22,14 @@ export class Msi {
   readonly vectors: number;
   readonly #config: ConfigSpace;
   readonly #at: number;
-  readonly #send: (vector: number, message: InterruptMessage) => void;
+  readonly #events: InterruptEvents;
 
-  constructor(
-    config: ConfigSpace,
-    vectors: number,
-    send: (vector: number, message: InterruptMessage) => void,
-  ) {
+  constructor(config: ConfigSpace, vectors: number, events: InterruptEvents) {
     const log2 = Math.log2(vectors);
     assert(Number.isInteger(log2) && log2 <= 5, `${vectors} vectors are a power of two up to 32`);
     this.vectors = vectors;
     this.#config = config;
-    this.#send = send;
+    this.#events = events;
     const at = config.addCapability(PCI_CAP_ID_MSI, 24);
     this.#at = at;
     const sendPending = (): void => this.#sendPending();
@@ -42,7 +38,10 @@ export class Msi {
       size: 2,
       value: (log2 << 1) | PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT,
       writable: PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE,
-      onWrite: sendPending,
+      onWrite: () => {
+        events.controlled();
+        sendPending();
+      },
     });
     config.define({ offset: at + PCI_MSI_ADDRESS_LO, size: 4, writable: 0xffff_fffc });
     config.define({ offset: at + PCI_MSI_ADDRESS_HI, size: 4, writable: 0xffff_ffff });
@@ -97,6 +96,6 @@ export class Msi {
     const hi = this.#config.read(at + PCI_MSI_ADDRESS_HI, 4);
     const lo = this.#config.read(at + PCI_MSI_ADDRESS_LO, 4);
     const data = this.#config.read(at + PCI_MSI_DATA_64, 2);
-    this.#send(vector, { address: u64(hi, lo), data: (data & ~(this.granted - 1)) | vector });
+    this.#events.send(vector, { address: u64(hi, lo), data: (data & ~(this.granted - 1)) | vector });
   }
 }

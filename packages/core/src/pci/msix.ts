@@ -19,6 +19,13 @@ export interface InterruptMessage {
   readonly data: number;
 }
 
+/** What an interrupt capability tells the function that has it. */
+export interface InterruptEvents {
+  send(vector: number, message: InterruptMessage): void;
+  /** It may have been enabled or disabled. */
+  controlled(): void;
+}
+
 /** Where a function's MSI-X table and its Pending Bit Array are. Offsets are multiples of 8. */
 export interface MsixDescription {
   /** 1 to 2048. */
@@ -41,17 +48,13 @@ export class Msix {
   readonly #pending: Uint32Array;
   readonly #config: ConfigSpace;
   readonly #at: number;
-  readonly #send: (vector: number, message: InterruptMessage) => void;
+  readonly #events: InterruptEvents;
 
-  constructor(
-    config: ConfigSpace,
-    description: MsixDescription,
-    send: (vector: number, message: InterruptMessage) => void,
-  ) {
+  constructor(config: ConfigSpace, description: MsixDescription, events: InterruptEvents) {
     const { vectors, bar, table, pba } = description;
     this.description = description;
     this.#config = config;
-    this.#send = send;
+    this.#events = events;
     this.#words = new Uint32Array(vectors * ENTRY_WORDS);
     this.#pending = new Uint32Array(Math.ceil(vectors / 64) * 2);
     this.#at = config.addCapability(PCI_CAP_ID_MSIX, 12);
@@ -60,7 +63,10 @@ export class Msix {
       size: 2,
       value: vectors - 1,
       writable: PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL,
-      onWrite: () => this.#sendPending(),
+      onWrite: () => {
+        events.controlled();
+        this.#sendPending();
+      },
     });
     config.define({ offset: this.#at + PCI_MSIX_TABLE, size: 4, value: table | bar });
     config.define({ offset: this.#at + PCI_MSIX_PBA, size: 4, value: pba | bar });
@@ -116,6 +122,14 @@ export class Msix {
     this.table.write(at, 4, on ? big(PCI_MSIX_ENTRY_CTRL_MASKBIT) : 0n);
   }
 
+  /** The table as it stands. */
+  entries(): { readonly message: InterruptMessage; readonly masked: boolean }[] {
+    return Array.from({ length: this.vectors }, (_, vector) => ({
+      message: this.#message(vector),
+      masked: (this.#words[vector * ENTRY_WORDS + CONTROL_WORD]! & PCI_MSIX_ENTRY_CTRL_MASKBIT) !== 0,
+    }));
+  }
+
   /** The device signals a vector; where it is masked, the message waits. */
   raise(vector: number): void {
     if (vector >= this.vectors) return;
@@ -156,7 +170,11 @@ export class Msix {
   }
 
   #deliver(vector: number): void {
+    this.#events.send(vector, this.#message(vector));
+  }
+
+  #message(vector: number): InterruptMessage {
     const [lo, hi, data] = this.#words.subarray(vector * ENTRY_WORDS, (vector + 1) * ENTRY_WORDS);
-    this.#send(vector, { address: u64(hi!, lo!), data: data! });
+    return { address: u64(hi!, lo!), data: data! };
   }
 }

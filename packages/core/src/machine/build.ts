@@ -64,6 +64,7 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
     if (failed(made))
       return fail(made.errno, `${device.name} cannot be put behind ${device.iommu}: ${made.reason}`);
     pci.dma.connect(made.port);
+    kernel.doorbells.add(pci);
     devices.push({ name: device.name, device: made.device, pci });
   }
   return devices;

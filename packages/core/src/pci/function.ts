@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import { big, U64_MAX } from '../base/u64.ts';
 import type { DmaResult, MemoryRequest, PageResponseMessage } from '../iommu/dma-port.ts';
+import type { Doorbell } from '../memory/doorbells.ts';
 import type { Trace } from '../trace/trace.ts';
 import type { Bar, BarAccessSize, BarHandler } from './bar.ts';
 import {
@@ -96,7 +97,7 @@ export interface FunctionUser {
   wake?(): void;
 }
 
-export class PciFunction {
+export class PciFunction implements Doorbell {
   /** Its address, as in 0000:0a:00.0. */
   readonly name: string;
   readonly description: FunctionDescription;
@@ -114,6 +115,7 @@ export class PciFunction {
   #intx = false;
   #intxShown = false;
   #resets = 0;
+  #waiting = false;
 
   constructor(name: string, model: DeviceModel, trace?: Trace) {
     const { description } = model;
@@ -233,7 +235,17 @@ export class PciFunction {
 
   /** Lets the device go on; see {@link DeviceModel.poll}. */
   poll(): boolean {
-    return this.#awake && (this.model.poll?.() ?? false);
+    this.#waiting = this.#awake && (this.model.poll?.() ?? false);
+    return this.#waiting;
+  }
+
+  /** Work waits, or a program can store where the device has to look. */
+  get watched(): boolean {
+    return this.#waiting || this.bars.some((bar) => bar?.memory?.shared === true);
+  }
+
+  look(): boolean {
+    return this.poll();
   }
 
   /** Pulls the device out: from now on it answers nothing and does nothing. */
@@ -267,6 +279,7 @@ export class PciFunction {
 
   /** Work waits that {@link DeviceModel.poll} would do. */
   wake(): void {
+    this.#waiting = true;
     this.user?.wake?.();
   }
 

@@ -43,6 +43,12 @@ export const LANES = [
     args: (report) => [SELFTEST, '--program', 'iommufd_fail_nth', '--json', report],
   },
   {
+    name: 'vfio',
+    title: "Linux's VFIO selftests",
+    needs: ['cc', 'cli'],
+    args: (report) => ['conformance/vfio/run.mjs', '--json', report],
+  },
+  {
     name: 'examples',
     title: 'examples',
     needs: ['cc', 'cli'],

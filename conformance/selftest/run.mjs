@@ -7,22 +7,19 @@
 //   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
 //   --bare runs the program on this machine's kernel.
 
-import { spawn, spawnSync } from 'node:child_process';
-import { createInterface } from 'node:readline';
+import { spawnSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
 import { repository, source } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
 import { reserveHugePages } from './hugepages.mjs';
+import { play } from './play.mjs';
 import { countTests, formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
 
 /** Lines that a failing test may say. */
 const WORDS_MAX = 6;
 /** What the tests pin at most, and some. */
 const MEMLOCK_KIB = 262144;
-/** Lines shown of a program that died. */
-const LAST_MAX = 10;
-const terminal = process.stderr.isTTY === true;
 
 function usage(message) {
   console.error(`run.mjs: ${message}`);
@@ -74,41 +71,6 @@ function commandOf(options) {
   ];
 }
 
-/** Plays the program; the reader has seen all that it printed when this resolves. */
-function play(command, options, reader, last) {
-  return new Promise((resolve) => {
-    // One pipe for both streams: the harness prints results on stdout and reasons on stderr. Linux's tests pin much memory.
-    const script = 'ulimit -S -l "$(ulimit -H -l)" 2>/dev/null; exec "$@" 2>&1';
-    const shell = ['-c', script, 'sh', ...command];
-    const child = spawn('sh', shell, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
-    const take = (line) => {
-      if (options.verbose) console.log(line);
-      reader.line(line);
-      if (last.push(line) > LAST_MAX) last.shift();
-      if (terminal && !options.verbose) {
-        process.stderr.write(
-          `\r\x1b[K${reader.tests.length}/${reader.planned ?? '…'} ${reader.running ?? ''}`,
-        );
-      }
-    };
-    createInterface({ input: child.stdout }).on('line', take);
-    let end = null;
-    // The group: viommu's program is a child of viommu.
-    const stop = (why) => {
-      end = why;
-      process.kill(-child.pid, 'SIGKILL');
-    };
-    const timer = setTimeout(() => stop(`did not end within ${options.timeout} s`), options.timeout * 1000);
-    for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => stop(`was stopped by ${signal}`));
-    child.on('close', (status, signal) => {
-      clearTimeout(timer);
-      // 0 to 4 are what the harness ends with.
-      const ended = signal !== null ? `was killed by ${signal}` : `ended with status ${status}`;
-      resolve(end ?? (signal !== null || status > 4 ? ended : null));
-    });
-  });
-}
-
 /** What a user may want to know where tests have failed; null where the limit is no reason. */
 function memlockHint() {
   if (process.getuid() === 0) return null;
@@ -131,7 +93,6 @@ const giveBack = reserveHugePages();
 const started = performance.now();
 const trouble = await play(command, options, reader, last).finally(giveBack);
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
-if (terminal && !options.verbose) process.stderr.write('\r\x1b[K');
 
 const short = (line) => line.replaceAll(`${source}/tools/testing/selftests/`, '');
 for (const { name, words } of reader.tests.filter(({ outcome }) => outcome === 'fail')) {

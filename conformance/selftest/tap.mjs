@@ -18,12 +18,16 @@ export class TapReader {
   totals = null;
   /** The test that runs. @type {string | null} */
   running = null;
+  /** Why the whole program was skipped. @type {string | null} */
+  skipped = null;
   #words = [];
 
   /** @param {string} line */
   line(line) {
     const plan = /^1\.\.(\d+)$/.exec(line);
     if (plan !== null) this.planned = Number(plan[1]);
+    const skip = /^1\.\.0 # SKIP (.*)$/.exec(line);
+    if (skip !== null) this.skipped = skip[1];
     const run = /^# {2}RUN +(\S+) \.\.\.$/.exec(line);
     if (run !== null) {
       this.running = run[1];

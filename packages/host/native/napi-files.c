@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef __NR_pidfd_open
@@ -226,6 +227,42 @@ static napi_value put_byte(napi_env env, napi_callback_info info)
 	return glue_result(env, write((int)glue_int(env, argv[0]), "", 1));
 }
 
+/* signalEventfd(fd): adds one to its count, unless that would wait. 0, or -errno. */
+static napi_value signal_eventfd(napi_env env, napi_callback_info info)
+{
+	struct pollfd ready = { -1, POLLOUT, 0 };
+	uint64_t one = 1;
+	napi_value argv[1];
+
+	glue_args(env, info, argv, 1);
+	ready.fd = (int)glue_int(env, argv[0]);
+	/* A count that cannot grow has told all that there is to tell. */
+	if (poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT))
+		return glue_number(env, 0);
+	return glue_result(env, write(ready.fd, &one, sizeof(one)) < 0 ? -1 : 0);
+}
+
+/* takeEventfd(fd): 1 where it had a count, which is 0 now; else 0. Does not wait, whatever its flags say. */
+static napi_value take_eventfd(napi_env env, napi_callback_info info)
+{
+	uint64_t count;
+	struct iovec into = { &count, sizeof(count) };
+	napi_value argv[1];
+
+	glue_args(env, info, argv, 1);
+	return glue_number(env, preadv2((int)glue_int(env, argv[0]), &into, 1, -1, RWF_NOWAIT) == sizeof(count));
+}
+
+/* unwatch(fd): no more events of it. */
+static napi_value unwatch(napi_env env, napi_callback_info info)
+{
+	struct supervisor *s = glue_supervisor(env);
+	napi_value argv[1];
+
+	glue_args(env, info, argv, 1);
+	return glue_result(env, epoll_ctl(s->epoll, EPOLL_CTL_DEL, (int)glue_int(env, argv[0]), NULL));
+}
+
 /* watch(fd, kind, token): an event of that kind when fd is readable (an exit) or hangs up (a pipe). */
 static napi_value watch(napi_env env, napi_callback_info info)
 {
@@ -428,6 +465,9 @@ void napi_files_register(napi_env env, napi_value exports)
 		{ "takeByte", take_byte },
 		{ "putByte", put_byte },
 		{ "watch", watch },
+		{ "unwatch", unwatch },
+		{ "signalEventfd", signal_eventfd },
+		{ "takeEventfd", take_eventfd },
 		{ "closeFd", close_fd },
 		{ "addFd", add_fd },
 		{ "identify", identify },

@@ -187,7 +187,9 @@ static napi_value next(napi_env env, napi_callback_info info)
 static napi_value send_response(napi_env env, napi_callback_info info)
 {
 	(void)info;
-	return glue_number(env, loop_send(glue_supervisor(env)));
+	struct supervisor *s = glue_supervisor(env);
+
+	return glue_number(env, s->box->respond == RESPOND_NOTHING ? 0 : loop_send(s));
 }
 
 static napi_value id_valid(napi_env env, napi_callback_info info)

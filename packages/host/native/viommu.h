@@ -70,6 +70,7 @@ enum event {
 	EVENT_SIGNAL = 4,     /* a = signal number, b = si_code, c = si_pid */
 	EVENT_GONE = 5,	      /* no task holds the filter any more */
 	EVENT_OVERFLOW = 6,   /* inotify lost events */
+	EVENT_EVENTFD = 8,    /* a = token: an eventfd of a program has a count */
 	EVENT_NOTIFICATION = 7, /* not for JavaScript: the listener's place in epoll */
 };
 

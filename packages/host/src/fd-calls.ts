@@ -101,6 +101,15 @@ function clamp(count: bigint): number {
 }
 
 function fileTransfer(task: HostTask, file: OpenFile, writes: boolean, offset: bigint): Transfer | number {
+  const positioned = writes ? file.pwrite : file.pread;
+  if (positioned !== undefined) {
+    let at = offset;
+    return (va, count) => {
+      const done = positioned.call(file, task, va, count, at);
+      if (done > 0) at += big(done);
+      return done;
+    };
+  }
   if (writes ? file.write === undefined : file.read === undefined) return -EINVAL;
   // The files that have these operations have no positions.
   if (offset !== 0n) return -ESPIPE;

@@ -33,7 +33,15 @@ export const OP = {
 export const WHOSE = { FOREIGN: 0, PLACEHOLDER: 1, PIPE: 2 } as const;
 
 /** What happened besides a notification (enum event). */
-export const EVENT = { LAST_CLOSE: 1, HANG_UP: 2, EXIT: 3, SIGNAL: 4, GONE: 5, OVERFLOW: 6 } as const;
+export const EVENT = {
+  LAST_CLOSE: 1,
+  HANG_UP: 2,
+  EXIT: 3,
+  SIGNAL: 4,
+  GONE: 5,
+  OVERFLOW: 6,
+  EVENTFD: 8,
+} as const;
 
 /** How far the start of a program came (enum spawn_stage). */
 export const SPAWN = { FORK: 1, NO_NEW_PRIVS: 2, SECCOMP: 3, LISTENER: 4, EXEC: 5 } as const;
@@ -82,6 +90,11 @@ export interface Native {
   putByte(ourEnd: number): number;
   takeByte(ourEnd: number): number;
   watch(fd: number, event: number, token: number): number;
+  unwatch(fd: number): number;
+  /** Adds one to an eventfd's count, unless that would wait. */
+  signalEventfd(fd: number): number;
+  /** 1 where an eventfd had a count, which is 0 then; else 0. */
+  takeEventfd(fd: number): number;
   closeFd(fd: number): number;
   /** The number in the waiting task, or -errno. `at`: -1 for the lowest free. `answer`: it is also the call's result. */
   addFd(fd: number, at: number, closeOnExec: boolean, answer: boolean): number;

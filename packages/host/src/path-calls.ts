@@ -252,7 +252,8 @@ function readlink(machine: Machine, task: HostTask, target: Target): Answer {
 // drivers/iommu/iommufd/eventq.c and selftest.c: anon_inode_getfile(); drivers/dma-buf/dma-buf.c dmabuffs_dname().
 const LINK_NAMES = {
   iommufd: '/dev/iommu',
-  'vfio-device': '/dev/vfio/devices',
+  'vfio-device': 'anon_inode:[vfio-device]',
+  'vfio-group': '/dev/vfio',
   'fault-queue': 'anon_inode:[iommufd-pgfault]',
   veventq: 'anon_inode:[iommufd-viommu-event]',
   access: 'anon_inode:[iommufd_test_staccess]',

@@ -6,12 +6,14 @@ import {
   CAP_SYS_RAWIO,
   CAP_SYS_RESOURCE,
   FOREIGN_FILE,
+  type Eventfd,
   type ForeignFile,
   type Process,
   type SharedFile,
   type Task,
 } from '@viommu/core/memory/process';
 import { HostAddressSpace, type MemoryHost } from './address-space.ts';
+import { Eventfds } from './eventfds.ts';
 import { EVENT } from './native.ts';
 import { parseStat, parseStatus, type TaskStat, type TaskStatus } from './proc-text.ts';
 
@@ -67,6 +69,10 @@ export class HostProcess implements Process {
     return this.#processes.file(this, fd);
   }
 
+  eventfd(fd: number): Result<Eventfd> {
+    return this.#processes.eventfd(this, fd);
+  }
+
   install(file: OpenFile, options: { readonly closeOnExec: boolean }): Result<number> {
     const { task } = this.#processes;
     if (task === null || task.process !== this)
@@ -112,6 +118,7 @@ interface Entry {
 export class Processes {
   readonly host: MemoryHost;
   readonly files: ProcessFiles;
+  readonly eventfds: Eventfds;
   /** The thread whose call is being answered. */
   task: HostTask | null = null;
   readonly #entries = new Map<number, Entry>();
@@ -122,6 +129,7 @@ export class Processes {
   constructor(host: MemoryHost, files: ProcessFiles) {
     this.host = host;
     this.files = files;
+    this.eventfds = new Eventfds(host.native);
   }
 
   /** The thread that waits for an answer; null where it died meanwhile. */
@@ -208,6 +216,13 @@ export class Processes {
     const copy = entry === undefined ? -EBADF : shared.copy(process.pid, entry.pidfd, fd);
     if (copy === -EBADF) return null;
     return (copy < 0 ? null : shared.adopt(copy)) ?? FOREIGN_FILE;
+  }
+
+  eventfd(process: HostProcess, fd: number): Result<Eventfd> {
+    const entry = process.gone || fd < 0 ? undefined : this.#entries.get(process.pid);
+    return this.eventfds.adopt(
+      entry === undefined ? -1 : this.host.shared.copy(process.pid, entry.pidfd, fd),
+    );
   }
 
   #entryOf(tid: number): Entry | null {

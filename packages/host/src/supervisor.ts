@@ -207,6 +207,9 @@ export class Supervisor {
         if (field === 0) this.#programExited();
         else processes.exited(field);
         return true;
+      case EVENT.EVENTFD:
+        processes.eventfds.counted(field);
+        return true;
       case EVENT.SIGNAL:
         this.#signal(field, box.eventField(event, 1), box.eventField(event, 2));
         return true;

@@ -193,6 +193,7 @@ describe('a change of process', () => {
       memory: process.memory,
       capable: () => false,
       memlockPages: () => 4,
+      eventfd: (fd) => process.eventfd(fd),
       file: (fd) => process.file(fd),
       install: (file) => process.install(file),
     };

@@ -35,7 +35,7 @@ import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE } from '../iommu/driver.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
 import type { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
-import { getIoas, mapUserPages, type Ioas } from './ioas.ts';
+import { getIoas, Ioas, mapUserPages } from './ioas.ts';
 
 // drivers/iommu/iommufd/vfio_compat.c: the type1 container's requests, served from one IOAS of the iommufd.
 
@@ -64,6 +64,22 @@ export function vfioIoas(command: Command): Result<number> {
     default:
       return fail(EOPNOTSUPP, `there is no operation ${cmd.op}`);
   }
+}
+
+/** iommufd_vfio_compat_ioas_get_id(): the id of the container's IOAS; ENODEV where there is none. */
+export function compatIoasId(context: IommufdContext): Result<number> {
+  const ioas = compatIoas(context);
+  return failed(ioas) ? ioas : ioas.id;
+}
+
+/** iommufd_vfio_compat_ioas_create(): gives the container an IOAS where it has none. */
+export function createCompatIoas(context: IommufdContext): Result<void> {
+  if (context.noIommuMode) return fail(EINVAL, 'the container has a device without an IOMMU');
+  if (context.vfioIoas !== null) return;
+  const ioas = context.objects.allocate(new Ioas(context));
+  if (failed(ioas)) return ioas;
+  context.objects.publish(ioas);
+  context.vfioIoas = ioas;
 }
 
 function compatIoas(context: IommufdContext): Result<Ioas> {

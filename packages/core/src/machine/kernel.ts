@@ -12,11 +12,13 @@ import type { OpenFile } from '../memory/file.ts';
 import { PhysicalSpace } from '../memory/physical-space.ts';
 import type { Task } from '../memory/process.ts';
 import { Trace } from '../trace/trace.ts';
-import { VfioDeviceFile, type VfioDevice } from '../vfio/cdev.ts';
+import { VfioRegistry } from '../vfio/registry.ts';
 import { buildDevices, NO_PARTS, type MachineParts } from './build.ts';
+import type { PciFunctionView } from './view.ts';
+import { viewOf } from './views.ts';
 
-/** Group numbers below are the mock's devices', which come and go. */
-const DEVICE_GROUPS = 0x10000;
+/** The files that VFIO makes for devices, and for groups. */
+const VFIO_FILE = /^\/dev\/vfio\/(devices\/vfio)?(\d+)$/;
 
 /** How a machine is made. */
 export interface KernelOptions {
@@ -42,7 +44,7 @@ export class Kernel implements KernelEnvironment {
   /** The files of the machine's devices. */
   readonly deviceFiles: readonly string[];
   readonly #parts: MachineParts;
-  #devices: readonly VfioDevice[] | null = null;
+  #vfio: VfioRegistry | null = null;
   #current: Task | null = null;
   readonly #shared: IommufdShared;
 
@@ -51,7 +53,11 @@ export class Kernel implements KernelEnvironment {
     this.trace = options.trace ?? new Trace();
     this.mock = new MockIommu(this);
     this.#parts = options.parts ?? NO_PARTS;
-    this.deviceFiles = this.#parts.devices.map((_, index) => `/dev/vfio/devices/vfio${index}`);
+    // Each device has a group of its own, of its own number.
+    this.deviceFiles = this.#parts.devices.flatMap((_, n) => [
+      `/dev/vfio/devices/vfio${n}`,
+      `/dev/vfio/${n}`,
+    ]);
     this.#shared = {
       kernel: this,
       locked: this.locked,
@@ -93,10 +99,21 @@ export class Kernel implements KernelEnvironment {
         return context;
       }
       default: {
-        const index = this.deviceFiles.indexOf(path);
-        return index < 0 ? fail(ENOENT, `there is no ${path}`) : this.#openDevice(index);
+        const [, device, number] = VFIO_FILE.exec(path) ?? [];
+        if (number === undefined || !this.deviceFiles.includes(path))
+          return fail(ENOENT, `there is no ${path}`);
+        const vfio = this.#broughtUp();
+        if (failed(vfio)) return vfio;
+        const n = Number.parseInt(number, 10);
+        return device === undefined ? vfio.openGroup(n) : vfio.openDevice(n);
       }
     }
+  }
+
+  /** What sysfs shows of the devices: nothing where the machine cannot be brought up. */
+  functions(): readonly PciFunctionView[] {
+    const vfio = this.#parts.devices.length === 0 ? null : this.#broughtUp();
+    return vfio === null || failed(vfio) ? [] : vfio.devices.map((state, index) => viewOf(state, index));
   }
 
   /**
@@ -104,18 +121,19 @@ export class Kernel implements KernelEnvironment {
    * who wants to know whether the machine can be as it was described does it before. Fails where a driver refuses.
    */
   bringUp(): Result<void> {
-    if (this.#devices !== null) return;
+    const vfio = this.#broughtUp();
+    if (failed(vfio)) return vfio;
+  }
+
+  #broughtUp(): Result<VfioRegistry> {
+    if (this.#vfio !== null) return this.#vfio;
     // What the kernel did when it booted is no request of the program that happens to be first.
     const current = this.#current;
     this.#current = null;
-    const devices = buildDevices(this, this.#parts, DEVICE_GROUPS);
+    const devices = buildDevices(this, this.#parts, 0);
     this.#current = current;
     if (failed(devices)) return devices;
-    this.#devices = devices;
-  }
-
-  #openDevice(index: number): Result<OpenFile> {
-    const up = this.bringUp();
-    return failed(up) ? up : new VfioDeviceFile(this, this.#devices![index]!);
+    this.#vfio = new VfioRegistry(this, devices);
+    return this.#vfio;
   }
 }

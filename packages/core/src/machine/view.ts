@@ -25,7 +25,8 @@ export interface PciFunctionView {
   readonly vfio: number;
   /** Its IOMMU group. */
   readonly group: number;
-  readonly iommu: { readonly name: string; readonly type: string };
+  /** The name of its IOMMU. */
+  readonly iommu: string;
   /** Configuration space as the hardware has it: 256 or 4096 bytes. */
   config(): Uint8Array;
   /** BAR 0 to 5, then the expansion ROM. */

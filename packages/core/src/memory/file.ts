@@ -6,13 +6,17 @@ import type { Task } from './process.ts';
  */
 export interface OpenFile {
   /** What it is: it decides how the host presents it. */
-  readonly type: 'iommufd' | 'vfio-device' | 'fault-queue' | 'veventq' | 'access' | 'dma-buf';
+  readonly type: 'iommufd' | 'vfio-device' | 'vfio-group' | 'fault-queue' | 'veventq' | 'access' | 'dma-buf';
   ioctl(task: Task, cmd: number, arg: bigint): number;
   release(): void;
   /** Event queues: read(2) with the program's buffer at `va`. */
   read?(task: Task, va: bigint, count: number): number;
   /** Event queues: write(2). */
   write?(task: Task, va: bigint, count: number): number;
+  /** Devices: pread(2) with the program's buffer at `va`. */
+  pread?(task: Task, va: bigint, count: number, offset: bigint): number;
+  /** Devices: pwrite(2). */
+  pwrite?(task: Task, va: bigint, count: number, offset: bigint): number;
   /** Event queues: what poll(2) says now. */
   readonly readable?: boolean;
   /** Event queues: called by core whenever `readable` may have changed; set by the host. */

@@ -18,6 +18,18 @@ export interface SharedFile {
   release(): void;
 }
 
+/** An eventfd of a program: struct eventfd_ctx. Whoever asked for it releases it once. */
+export interface Eventfd {
+  /** Adds one to its counter: eventfd_signal(). */
+  signal(): void;
+  /**
+   * Calls `signalled` for what the program adds to the counter, at once where it is not 0; the counter is 0 again then
+   * (drivers/vfio/virqfd.c). Until release.
+   */
+  watch(signalled: () => void): void;
+  release(): void;
+}
+
 /** One mapping of an address space, as /proc/PID/maps tells it. */
 export interface Vma {
   readonly start: bigint;
@@ -66,6 +78,8 @@ export interface Process {
   memlockPages(): number;
   /** What descriptor `fd` refers to, or null where it is closed (EBADF) */
   file(fd: number): OpenFile | SharedFile | ForeignFile | null;
+  /** The eventfd behind a descriptor: EBADF where it is closed, EINVAL where it is something else. */
+  eventfd(fd: number): Result<Eventfd>;
   /** Installs a descriptor for `file` under the lowest free number. EMFILE where none is free. */
   install(file: OpenFile, options: { readonly closeOnExec: boolean }): Result<number>;
 }

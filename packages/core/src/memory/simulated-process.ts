@@ -1,10 +1,11 @@
 import { fail, type Result } from '../base/result.ts';
 import { big, exact, PAGE_SIZE, PAGE_SIZE_N, pageNumber, pageOffset } from '../base/u64.ts';
-import { EMFILE } from '../abi/errno.ts';
+import { EBADF, EINVAL, EMFILE } from '../abi/errno.ts';
 import type { OpenFile } from './file.ts';
 import {
   FOREIGN_FILE,
   type AddressSpace,
+  type Eventfd,
   type ForeignFile,
   type Process,
   type SharedFile,
@@ -201,6 +202,41 @@ function copyPart(pages: Pages, vma: Vma, at: bigint, data: Uint8Array, write: b
   }
 }
 
+/** An eventfd without a machine below it. */
+export class SimulatedEventfd implements Eventfd {
+  readonly eventfd = true;
+  /** What read(2) would answer; 0: it would wait. */
+  count = 0;
+  /** How many hold it beside the program. */
+  holders = 0;
+  #signalled: (() => void) | null = null;
+
+  signal(): void {
+    this.count++;
+  }
+
+  watch(signalled: () => void): void {
+    this.#signalled = signalled;
+    if (this.count > 0) this.add(0);
+  }
+
+  /** write(2) by the program. */
+  add(value: number): void {
+    this.count += value;
+    if (this.#signalled === null) return;
+    this.count = 0;
+    this.#signalled();
+  }
+
+  release(): void {
+    this.holders--;
+    this.#signalled = null;
+  }
+}
+
+/** What a simulated descriptor may refer to. */
+type SimulatedFile = OpenFile | SharedFile | ForeignFile | SimulatedEventfd;
+
 /** A process without a machine below it. Descriptors are the lowest free number, as Linux gives them. */
 export class SimulatedProcess implements Process {
   readonly pid: number;
@@ -209,10 +245,7 @@ export class SimulatedProcess implements Process {
   readonly capabilities = new Set<number>();
   memlockLimitPages = Infinity;
   filesMax = 1024;
-  readonly #files = new Map<
-    number,
-    { file: OpenFile | SharedFile | ForeignFile; references: { count: number } }
-  >();
+  readonly #files = new Map<number, { file: SimulatedFile; references: { count: number } }>();
 
   constructor(pid: number) {
     this.pid = pid;
@@ -227,7 +260,16 @@ export class SimulatedProcess implements Process {
   }
 
   file(fd: number): OpenFile | SharedFile | ForeignFile | null {
-    return this.#files.get(fd)?.file ?? null;
+    const file = this.#files.get(fd)?.file ?? null;
+    return file !== null && 'eventfd' in file ? FOREIGN_FILE : file;
+  }
+
+  eventfd(fd: number): Result<Eventfd> {
+    const file = this.#files.get(fd)?.file;
+    if (file === undefined) return fail(EBADF, `descriptor ${fd} is not open`);
+    if (!('eventfd' in file)) return fail(EINVAL, `descriptor ${fd} is not an eventfd`);
+    file.holders++;
+    return file;
   }
 
   install(file: OpenFile): Result<number> {
@@ -235,7 +277,7 @@ export class SimulatedProcess implements Process {
   }
 
   /** Gives `file` a descriptor. EMFILE where none is free. */
-  open(file: OpenFile | SharedFile | ForeignFile = FOREIGN_FILE): Result<number> {
+  open(file: SimulatedFile = FOREIGN_FILE): Result<number> {
     return this.#place(file, { count: 0 });
   }
 
@@ -250,7 +292,8 @@ export class SimulatedProcess implements Process {
     const entry = this.#files.get(fd);
     if (entry === undefined) return false;
     this.#files.delete(fd);
-    if (--entry.references.count === 0 && 'release' in entry.file) entry.file.release();
+    if (--entry.references.count === 0 && 'release' in entry.file && !('eventfd' in entry.file))
+      entry.file.release();
     return true;
   }
 
@@ -260,7 +303,7 @@ export class SimulatedProcess implements Process {
     this.memory.alive = false;
   }
 
-  #place(file: OpenFile | SharedFile | ForeignFile, references: { count: number }): Result<number> {
+  #place(file: SimulatedFile, references: { count: number }): Result<number> {
     let fd = 0;
     while (this.#files.has(fd)) fd++;
     if (fd >= this.filesMax) return fail(EMFILE, `all ${this.filesMax} descriptors are in use`);

@@ -96,13 +96,13 @@ function reservedRegions(view: PciFunctionView): string {
 
 // drivers/iommu/iommu-sysfs.c iommu_device_sysfs_add(), iommu_device_link()
 function addIommu(sysfs: SysfsNodes, view: PciFunctionView): void {
-  const path = `${IOMMU_DEVICES}/${view.iommu.name}`;
+  const path = `${IOMMU_DEVICES}/${view.iommu}`;
   sysfs.link(`${path}/devices/${view.name}`, functionPath(view.name));
   sysfs.link(`${functionPath(view.name)}/iommu`, path);
   if (sysfs.nodes.has(`${path}/uevent`)) return;
   sysfs.text(`${path}/uevent`, '', 0o644);
   sysfs.link(`${path}/subsystem`, '/sys/class/iommu');
-  sysfs.link(`/sys/class/iommu/${view.iommu.name}`, path);
+  sysfs.link(`/sys/class/iommu/${view.iommu}`, path);
 }
 
 function addMisc(sysfs: SysfsNodes, name: string, number: string): void {

@@ -266,7 +266,7 @@ const STUB_FUNCTION: PciFunctionView = {
   name: '0000:7a:00.0',
   vfio: 0,
   group: 0,
-  iommu: { name: 'stub-iommu0', type: 'stub' },
+  iommu: 'stub-iommu0',
   config: () => STUB_CONFIG,
   resources: () => [{ start: 0xf000_0000n, last: 0xf000_3fffn, flags: 0x40200 }],
   reserved: () => [{ start: 0x800_0000n, last: 0x80f_ffffn, type: 'msi' }],

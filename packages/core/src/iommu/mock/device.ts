@@ -18,6 +18,9 @@ import type { MockViommu } from './viommu.ts';
 // drivers/iommu/iommufd/selftest.c struct mock_dev: a device that does no DMA. Its cache, like a device TLB, is four
 // numbers.
 
+/** Groups of these devices are numbered from here on, out of the way of the machine's own. */
+const MOCK_GROUPS = 0x10000;
+
 export class MockDevice implements Device {
   readonly name: string;
   readonly id: number;
@@ -44,7 +47,7 @@ export class MockDevice implements Device {
     this.flags = flags;
     // iommu.c dev_iommu_get_max_pasids(): a width of 0 still makes one.
     this.maxPasids = (flags & MOCK_FLAGS_DEVICE_PASID) !== 0 ? 2 ** MOCK_PASID_WIDTH : 1;
-    this.group = new IommuGroup(kernel, id);
+    this.group = new IommuGroup(kernel, MOCK_GROUPS + id);
     this.group.devices.push(this);
     this.domain = iommu.blockedDomain;
   }

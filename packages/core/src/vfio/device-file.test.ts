@@ -1,0 +1,239 @@
+import { describe, expect, it } from 'vitest';
+import { assert } from '../base/assert.ts';
+import { failed } from '../base/result.ts';
+import type { Struct } from '../base/struct.ts';
+import { E2BIG, EBADF, EBADFD, EFAULT, EINVAL, EIO, ENOTTY } from '../abi/errno.ts';
+import {
+  IOMMU_IOAS_ALLOC,
+  IOMMU_IOAS_MAP,
+  IOMMU_IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_READABLE,
+  IOMMU_IOAS_MAP_WRITEABLE,
+  iommu_ioas_alloc,
+  iommu_ioas_map,
+} from '../abi/iommufd.ts';
+import {
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_ATTACH_PASID,
+  VFIO_DEVICE_BIND_FLAG_TOKEN,
+  VFIO_DEVICE_BIND_IOMMUFD,
+  VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  vfio_device_attach_iommufd_pt,
+  vfio_device_bind_iommufd,
+  vfio_device_detach_iommufd_pt,
+} from '../abi/vfio.ts';
+import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../abi/viommu.ts';
+import { findProfile } from '../iommufd/profile.ts';
+import { Kernel } from '../machine/kernel.ts';
+import { DEFAULT_PARTS, loadParts } from '../machine/parts.ts';
+import type { OpenFile } from '../memory/file.ts';
+import { SimulatedProcess, simulatedTask } from '../memory/simulated-process.ts';
+
+// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
+type AnyStruct = Struct<any>;
+
+const ARGUMENT = 0x1000n;
+const BUFFER = 0x10_0000n;
+const LENGTH = 0x4000n;
+const DEVICE = '/dev/vfio/devices/vfio0';
+const PARTS = await loadParts(DEFAULT_PARTS);
+
+/** A program on a machine; every file it opens has a descriptor. */
+class Program {
+  readonly process = new SimulatedProcess(100);
+  readonly #task = simulatedTask(this.process);
+  readonly #kernel: Kernel;
+
+  constructor(kernel = new Kernel({ parts: PARTS })) {
+    this.#kernel = kernel;
+    this.process.memory.map(ARGUMENT, 0x1000n);
+    this.process.memory.map(BUFFER, LENGTH);
+  }
+
+  open(path: string): number {
+    const file = this.#kernel.open(path, this.#task);
+    assert(!failed(file), `${path} opens`);
+    const fd = this.process.open(file);
+    assert(!failed(fd), 'a descriptor is free');
+    return fd;
+  }
+
+  /** Answers what the ioctl answered, and the struct as it came back. */
+  call<Layout extends AnyStruct>(
+    fd: number,
+    cmd: number,
+    layout: Layout,
+    values: Partial<ReturnType<Layout['create']>>,
+  ): { rc: number; out: ReturnType<Layout['create']> } {
+    const bytes = new Uint8Array(layout.size);
+    layout.write(bytes, 0, { ...layout.create(), argsz: layout.size, size: layout.size, ...values });
+    this.process.memory.write(ARGUMENT, bytes);
+    const rc = this.ioctl(fd, cmd, ARGUMENT);
+    this.process.memory.read(ARGUMENT, bytes);
+    return { rc, out: layout.read(bytes) as ReturnType<Layout['create']> };
+  }
+
+  ioctl(fd: number, cmd: number, arg: bigint): number {
+    return (this.process.file(fd) as OpenFile).ioctl(this.#task, cmd, arg);
+  }
+
+  bind(
+    device: number,
+    iommufd: number,
+    more: { argsz?: number; flags?: number; token_uuid_ptr?: bigint } = {},
+  ): number {
+    return this.call(device, VFIO_DEVICE_BIND_IOMMUFD, vfio_device_bind_iommufd, { iommufd, ...more }).rc;
+  }
+
+  attach(device: number, pt_id: number, flags = 0, pasid = 0): number {
+    const values = { pt_id, flags, pasid };
+    return this.call(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio_device_attach_iommufd_pt, values).rc;
+  }
+
+  detach(device: number): number {
+    return this.call(device, VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, {}).rc;
+  }
+
+  /** An IOAS with the program's buffer at IOVA 0. */
+  ioas(iommufd: number): number {
+    const { out } = this.call(iommufd, IOMMU_IOAS_ALLOC, iommu_ioas_alloc, {});
+    const flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
+    const values = { flags, ioas_id: out.out_ioas_id, user_va: BUFFER, length: LENGTH, iova: 0n };
+    expect(this.call(iommufd, IOMMU_IOAS_MAP, iommu_ioas_map, values).rc).toBe(0);
+    return out.out_ioas_id;
+  }
+
+  dma(device: number, values: Partial<ReturnType<typeof viommu_device_dma.create>>): number {
+    return this.call(device, VIOMMU_DEVICE_DMA, viommu_device_dma, values).rc;
+  }
+}
+
+function opened(): { program: Program; iommufd: number; device: number } {
+  const program = new Program();
+  return { program, iommufd: program.open('/dev/iommu'), device: program.open(DEVICE) };
+}
+
+describe('VFIO_DEVICE_BIND_IOMMUFD', () => {
+  it('comes before everything else', () => {
+    const { program, device } = opened();
+    expect(program.attach(device, 1)).toBe(-EINVAL);
+    expect(program.dma(device, { length: 1n })).toBe(-EINVAL);
+    expect(program.ioctl(device, 0x3b80, 0n)).toBe(-EINVAL);
+  });
+
+  it('answers the id of the device, once', () => {
+    const { program, iommufd, device } = opened();
+    const first = program.call(device, VFIO_DEVICE_BIND_IOMMUFD, vfio_device_bind_iommufd, { iommufd });
+    expect(first.rc).toBe(0);
+    expect(first.out.out_devid).toBe(1);
+    expect(program.bind(device, iommufd)).toBe(-EINVAL);
+    expect(program.ioctl(device, 0x3b80, 0n)).toBe(-ENOTTY);
+  });
+
+  it('refuses what is no iommufd, a size that is too small, flags and bytes that nobody knows', () => {
+    const { program, iommufd, device } = opened();
+    expect(program.bind(device, 99)).toBe(-EBADF);
+    expect(program.bind(device, -1)).toBe(-EINVAL);
+    expect(program.bind(device, device)).toBe(-EBADFD);
+    expect(program.bind(device, iommufd, { argsz: 12 })).toBe(-EINVAL);
+    expect(program.bind(device, iommufd, { flags: 2 })).toBe(-EINVAL);
+    const token = { flags: VFIO_DEVICE_BIND_FLAG_TOKEN, token_uuid_ptr: BUFFER };
+    expect(program.bind(device, iommufd, token)).toBe(-EINVAL);
+    expect(program.bind(device, iommufd, { ...token, token_uuid_ptr: 0n })).toBe(-EFAULT);
+    expect(program.ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, 0x9999_0000n)).toBe(-EFAULT);
+    program.process.memory.write(ARGUMENT + 24n, Uint8Array.of(1));
+    expect(program.bind(device, iommufd, { argsz: 32 })).toBe(-E2BIG);
+    program.process.memory.write(ARGUMENT + 24n, Uint8Array.of(0));
+    expect(program.bind(device, iommufd, { argsz: 32 })).toBe(0);
+  });
+
+  it('lets one user have a device, until the last close of its file', () => {
+    const { program, iommufd, device } = opened();
+    const second = program.open(DEVICE);
+    expect(program.bind(device, iommufd)).toBe(0);
+    expect(program.attach(device, program.ioas(iommufd))).toBe(0);
+    expect(program.bind(second, iommufd)).toBe(-EINVAL);
+    const copy = program.process.dup(device);
+    program.process.close(device);
+    expect(program.bind(second, iommufd)).toBe(-EINVAL);
+    program.process.close(copy as number);
+    expect(program.bind(second, iommufd)).toBe(0);
+  });
+});
+
+describe('attaching and DMA', () => {
+  it('moves bytes between the device and the memory of the program', () => {
+    const { program, iommufd, device } = opened();
+    program.bind(device, iommufd);
+    expect(program.dma(device, { iova: 0n, length: 4n, data: BUFFER })).toBe(-EIO);
+    expect(program.attach(device, program.ioas(iommufd))).toBe(0);
+    const { memory } = program.process;
+    memory.write(BUFFER, Uint8Array.of(1, 2, 3, 4));
+    expect(program.dma(device, { iova: 0n, length: 4n, data: BUFFER + 8n })).toBe(0);
+    const seen = new Uint8Array(4);
+    memory.read(BUFFER + 8n, seen);
+    expect([...seen]).toEqual([1, 2, 3, 4]);
+    const flags = VIOMMU_DEVICE_DMA_WRITE;
+    expect(program.dma(device, { flags, iova: 0x2ffen, length: 4n, data: BUFFER })).toBe(0);
+    memory.read(BUFFER + 0x2ffen, seen);
+    expect([...seen]).toEqual([1, 2, 3, 4]);
+    expect(program.dma(device, { flags, iova: LENGTH - 2n, length: 4n, data: BUFFER })).toBe(-EIO);
+    expect(program.detach(device)).toBe(0);
+    expect(program.dma(device, { iova: 0n, length: 4n, data: BUFFER })).toBe(-EIO);
+    expect(program.detach(device)).toBe(0);
+  });
+
+  it('replaces what is attached', () => {
+    const { program, iommufd, device } = opened();
+    program.bind(device, iommufd);
+    const [first, second] = [program.ioas(iommufd), program.ioas(iommufd)];
+    const attach = (pt_id: number): number =>
+      program.call(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio_device_attach_iommufd_pt, { pt_id }).out.pt_id;
+    const [one, two] = [attach(first), attach(second)];
+    expect(new Set([first, second, one, two]).size).toBe(4);
+    expect(program.dma(device, { iova: 0n, length: 4n, data: BUFFER })).toBe(0);
+  });
+
+  it('gives a PASID a page table of its own only where the whole struct is there', () => {
+    const { program, iommufd, device } = opened();
+    program.bind(device, iommufd);
+    const values = { argsz: 12, flags: VFIO_DEVICE_ATTACH_PASID, pt_id: program.ioas(iommufd) };
+    const layout = vfio_device_attach_iommufd_pt;
+    expect(program.call(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, layout, values).rc).toBe(-EINVAL);
+    expect(program.attach(device, values.pt_id, 2)).toBe(-EINVAL);
+  });
+
+  it('knows PASIDs from Linux 6.15 on, and the token from 6.17 on', () => {
+    const program = new Program(new Kernel({ parts: PARTS, profile: findProfile('linux-6.12')! }));
+    const [iommufd, device] = [program.open('/dev/iommu'), program.open(DEVICE)];
+    program.process.memory.write(ARGUMENT + 24n, Uint8Array.of(1));
+    expect(program.bind(device, iommufd, { argsz: 32 })).toBe(0);
+    expect(program.attach(device, program.ioas(iommufd), VFIO_DEVICE_ATTACH_PASID, 5)).toBe(-EINVAL);
+  });
+
+  it('refuses a DMA of no bytes, of too many, of unknown flags, and a buffer that is not there', () => {
+    const { program, iommufd, device } = opened();
+    program.bind(device, iommufd);
+    program.attach(device, program.ioas(iommufd));
+    expect(program.dma(device, { length: 0n })).toBe(-EINVAL);
+    expect(program.dma(device, { length: 1n << 40n })).toBe(-EINVAL);
+    expect(program.dma(device, { length: 1n, flags: 8 })).toBe(-EINVAL);
+    expect(program.dma(device, { length: 1n, argsz: 16 })).toBe(-EINVAL);
+    expect(program.dma(device, { length: 1n, data: 0x9999_0000n })).toBe(-EFAULT);
+    expect(program.dma(device, { length: 1n, flags: 1, data: 0x9999_0000n })).toBe(-EFAULT);
+  });
+
+  it('leaves nothing behind when the program ends, in whatever order its files close', () => {
+    const kernel = new Kernel({ parts: PARTS });
+    for (let round = 0; round < 3; round++) {
+      const program = new Program(kernel);
+      const [device, iommufd] = [program.open(DEVICE), program.open('/dev/iommu')];
+      expect(program.bind(device, iommufd)).toBe(0);
+      expect(program.attach(device, program.ioas(iommufd))).toBe(0);
+      if (round === 1) program.process.close(iommufd);
+      if (round === 2) program.process.close(device);
+      program.process.exit();
+      expect(kernel.physical.frames.pinned).toBe(0);
+    }
+  });
+});

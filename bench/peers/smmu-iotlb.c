@@ -1,15 +1,7 @@
 // The peer of bench/smmu.mjs for the IOTLB: a GHashTable keyed by address, ASID, VMID, granule and level, used as QEMU's
 // hw/arm/smmu-common.c uses it. A lookup tries every level from the start level on, after a lookup of the device's
 // configuration; an invalidation of one page with a level removes one key; all others look at every entry.
-//
-// smmu-iotlb ENTRIES ROUNDS INVALIDATIONS
-//
-// Prints nanoseconds per lookup that hits, and per invalidation of the mix, of the fastest round, as JSON.
-#include <glib.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+#include "iotlb.h"
 
 struct key {
 	uint64_t iova;
@@ -58,7 +50,30 @@ static gboolean equal(gconstpointer a, gconstpointer b)
 	return x->asid == y->asid && x->iova == y->iova && x->level == y->level && x->tg == y->tg && x->vmid == y->vmid;
 }
 
-static struct entry *lookup(GHashTable *tlb, const struct config *config, uint64_t iova)
+enum { SID = 5, ASID = 1, VMID = 7 };
+
+static const struct request FIRST = { .device = SID, .write = true };
+static GHashTable *tlb, *configs;
+static struct config config = { ASID, VMID, 48 };
+
+static void prepare(void)
+{
+	tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
+	configs = g_hash_table_new(NULL, NULL);
+	g_hash_table_insert(configs, GUINT_TO_POINTER(SID), &config);
+}
+
+static void fill(uint64_t address)
+{
+	struct key *key = g_new0(struct key, 1);
+	struct entry *entry = g_new0(struct entry, 1);
+
+	*key = (struct key){ address, ASID, VMID, 1, 3 };
+	*entry = (struct entry){ address, 4095, address * 2, READ | WRITE };
+	g_hash_table_insert(tlb, key, entry);
+}
+
+static struct entry *lookup(const struct config *config, uint64_t iova)
 {
 	int level = 4 - (config->input_bits - 4) / 9;
 
@@ -73,7 +88,18 @@ static struct entry *lookup(GHashTable *tlb, const struct config *config, uint64
 	return NULL;
 }
 
-enum { BATCH = 500 };
+static bool translate(const struct request *request, struct answer *answer)
+{
+	const struct config *found = g_hash_table_lookup(configs, GUINT_TO_POINTER(request->device));
+	const struct entry *entry = found ? lookup(found, request->address) : NULL;
+
+	if (!entry)
+		return false;
+	answer->address = entry->translated;
+	answer->mask = entry->mask;
+	answer->permissions = entry->perm;
+	return true;
+}
 
 struct range {
 	uint64_t first, last;
@@ -100,90 +126,23 @@ static gboolean has_asid(gpointer k, gpointer v, gpointer data)
 	return key->asid == range->asid && key->vmid == range->vmid;
 }
 
-static double now(void)
+static void invalidate_page(uint64_t address)
 {
-	struct timespec ts;
+	struct key key = { address, ASID, VMID, 1, 3 };
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
+	g_hash_table_remove(tlb, &key);
 }
 
-int main(int argc, char **argv)
+static void invalidate_pages(uint64_t address)
 {
-	GHashTable *tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
-	GHashTable *configs = g_hash_table_new(NULL, NULL);
-	static struct config config = { 1, 7, 48 };
-	long entries, rounds, invalidations, round, i;
-	uint64_t state = 88172645463325252u, sum = 0, *order;
-	double hit, best, spent;
+	struct range range = { address, address + 16 * 4096 - 1, ASID, VMID };
 
-	if (argc != 4)
-		return 2;
-	entries = atol(argv[1]);
-	rounds = atol(argv[2]);
-	invalidations = atol(argv[3]);
-	g_hash_table_insert(configs, GUINT_TO_POINTER(5), &config);
-	order = malloc(entries * sizeof(*order));
-	for (i = 0; i < entries; i++) {
-		struct key *key = g_new0(struct key, 1);
-		struct entry *entry = g_new0(struct entry, 1);
+	g_hash_table_foreach_remove(tlb, touches, &range);
+}
 
-		order[i] = 0x40000000 + i * 4096;
-		*key = (struct key){ order[i], 1, 7, 1, 3 };
-		*entry = (struct entry){ order[i], 4095, order[i] * 2, 3 };
-		g_hash_table_insert(tlb, key, entry);
-	}
-	for (i = entries - 1; i > 0; i--) {
-		uint64_t swapped = order[i];
-		long j;
+static void invalidate_other(void)
+{
+	struct range range = { 0, 0, ASID + 1, VMID };
 
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		j = state % (i + 1);
-		order[i] = order[j];
-		order[j] = swapped;
-	}
-	hit = 1e18;
-	for (round = 0; round < rounds; round++) {
-		spent = now();
-		for (i = 0; i < entries; i++) {
-			struct config *found = g_hash_table_lookup(configs, GUINT_TO_POINTER(5));
-			struct entry *entry = lookup(tlb, found, order[i]);
-
-			if (!entry || !(entry->perm & 2))
-				return 1;
-			sum += entry->translated + (order[i] & entry->mask);
-		}
-		spent = (now() - spent) / entries;
-		if (spent < hit)
-			hit = spent;
-	}
-	best = 1e18;
-	for (round = 0; round < invalidations / BATCH; round++) {
-		spent = now();
-		for (i = 0; i < BATCH; i++) {
-			// Of what is not there: the fill stays as it is.
-			uint64_t iova = 0x80000000u + (i & 0xffff) * 4096;
-
-			if (i % 10 == 8) {
-				struct range range = { iova, iova + 16 * 4096 - 1, 1, 7 };
-
-				g_hash_table_foreach_remove(tlb, touches, &range);
-			} else if (i % 10 == 9) {
-				struct range range = { 0, 0, 2, 7 };
-
-				g_hash_table_foreach_remove(tlb, has_asid, &range);
-			} else {
-				struct key key = { iova, 1, 7, 1, 3 };
-
-				g_hash_table_remove(tlb, &key);
-			}
-		}
-		spent = (now() - spent) / BATCH;
-		if (spent < best)
-			best = spent;
-	}
-	printf("{\"hit\":%.2f,\"invalidate\":%.2f,\"sum\":%u}\n", hit, best, (unsigned)sum);
-	return 0;
+	g_hash_table_foreach_remove(tlb, has_asid, &range);
 }

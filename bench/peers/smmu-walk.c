@@ -1,18 +1,8 @@
 // The peer of bench/smmu.mjs for walks: the walks of packages/core/src/pagetable/armv8-stage1.ts and -stage2.ts in plain C,
 // with the same configuration (granule, levels, output size, endianness, Access flag, hierarchical permissions), the same
 // checks and the same answers (output, size, level, permissions, attributes), and no cache of anything.
-//
-// smmu-walk IMAGE BASE TTB0 S2TTB PAGES ROUNDS FIRST
-//
-// IMAGE is the memory from physical address BASE on. Walks PAGES pages from address FIRST on, in a shuffled order, ROUNDS
-// times each way, and prints nanoseconds per walk of the fastest round as JSON. TTB0 is an IPA in the nested walk and an
-// equal PA otherwise.
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include "walk.h"
 
 enum { PR = 1, PW = 2, PX = 4, UR = 8, UW = 16, UX = 32 };
 enum fault { NONE, TRANSLATION, ADDRESS_SIZE, ACCESS_FLAG, PERMISSION, ABORT };
@@ -35,23 +25,22 @@ struct leaf {
 	bool clean, non_global;
 };
 
-static uint8_t *memory;
-static uint64_t base, size;
-
 static bool load(uint64_t pa, uint64_t *out)
 {
-	if (pa < base || pa - base >= size)
-		return false;
-	*out = *(const uint64_t *)(memory + (pa - base));
-	return true;
+	const uint64_t *entry = entry_at(pa);
+
+	if (entry)
+		*out = *entry;
+	return entry;
 }
 
 static bool store(uint64_t pa, uint64_t value)
 {
-	if (pa < base || pa - base >= size)
-		return false;
-	*(uint64_t *)(memory + (pa - base)) = value;
-	return true;
+	uint64_t *entry = entry_at(pa);
+
+	if (entry)
+		*entry = value;
+	return entry;
 }
 
 static uint64_t output(const struct stage *stage, uint64_t entry, unsigned bits)
@@ -197,7 +186,7 @@ static __attribute__((noinline)) enum fault stage1(const struct stage *stage, co
 }
 
 // 4K tables of four levels, little-endian, no hardware updates: as the benchmark's STE and CD say.
-static void configure(struct stage *stage, uint64_t ttb, bool first)
+static void set_up(struct stage *stage, uint64_t ttb, bool first)
 {
 	unsigned i;
 
@@ -221,75 +210,23 @@ static void configure(struct stage *stage, uint64_t ttb, bool first)
 	memset(stage->mair, 0xff, sizeof(stage->mair));
 }
 
-static double now(void)
-{
-	struct timespec ts;
+static struct stage first, second;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
+static void configure(uint64_t stage1_root, uint64_t stage2_root)
+{
+	set_up(&first, stage1_root, true);
+	set_up(&second, stage2_root, false);
 }
 
-int main(int argc, char **argv)
+static bool walk(enum way way, uint64_t address, uint64_t *out, uint64_t *sum)
 {
-	struct stage first, second;
-	struct leaf leaf;
-	uint64_t start, *order, sum = 0;
-	long pages, rounds, round, i;
-	double t[3];
-	uint64_t state = 88172645463325252u;
-	FILE *image;
-	int way;
+	struct leaf leaf = { .out = address };
 
-	if (argc != 8 || !(image = fopen(argv[1], "rb")))
-		return 2;
-	fseek(image, 0, SEEK_END);
-	size = ftell(image);
-	rewind(image);
-	memory = aligned_alloc(4096, size);
-	if (!memory || fread(memory, 1, size, image) != size)
-		return 2;
-	base = strtoull(argv[2], NULL, 0);
-	configure(&first, strtoull(argv[3], NULL, 0), true);
-	configure(&second, strtoull(argv[4], NULL, 0), false);
-	pages = atol(argv[5]);
-	rounds = atol(argv[6]);
-	start = strtoull(argv[7], NULL, 0);
-	order = malloc(pages * sizeof(*order));
-	for (i = 0; i < pages; i++)
-		order[i] = start + i * 4096;
-	for (i = pages - 1; i > 0; i--) {
-		uint64_t swapped = order[i];
-		long j;
-
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		j = state % (i + 1);
-		order[i] = order[j];
-		order[j] = swapped;
-	}
-	for (way = 0; way < 3; way++) {
-		t[way] = 1e18;
-		for (round = 0; round < rounds; round++) {
-			double before = now(), spent;
-
-			for (i = 0; i < pages; i++) {
-				enum fault fault = way == 1 ? stage2(&second, order[i], UW, false, &leaf) :
-							      stage1(&first, way == 2 ? &second : NULL, order[i], UW, &leaf);
-
-				if (way == 2 && !fault)
-					fault = stage2(&second, leaf.out, UW, false, &leaf);
-				if (fault) {
-					fprintf(stderr, "way %d, page %ld: fault %d\n", way, i, fault);
-					return 1;
-				}
-				sum += leaf.out + leaf.permissions + leaf.attributes;
-			}
-			spent = (now() - before) / pages;
-			if (spent < t[way])
-				t[way] = spent;
-		}
-	}
-	printf("{\"stage1\":%.2f,\"stage2\":%.2f,\"nested\":%.2f,\"sum\":%u}\n", t[0], t[1], t[2], (unsigned)sum);
-	return 0;
+	if (way != STAGE2 && stage1(&first, way == NESTED ? &second : NULL, address, UW, &leaf))
+		return false;
+	if (way != STAGE1 && stage2(&second, leaf.out, UW, false, &leaf))
+		return false;
+	*out = leaf.out;
+	*sum += leaf.permissions + leaf.attributes;
+	return true;
 }

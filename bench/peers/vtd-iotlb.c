@@ -1,15 +1,7 @@
 // The peer of bench/vtd.mjs for the IOTLB: a GHashTable keyed by page, source-id, PASID and level, used as QEMU's
 // hw/i386/intel_iommu.c uses it. A lookup tries every level from the lowest on, after a look at the device's context;
 // every invalidation looks at every entry.
-//
-// vtd-iotlb ENTRIES ROUNDS INVALIDATIONS
-//
-// Prints nanoseconds per lookup that hits, and per invalidation of the mix, of the fastest round, as JSON.
-#include <glib.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+#include "iotlb.h"
 
 struct key {
 	uint64_t gfn;
@@ -30,6 +22,12 @@ struct context {
 	uint16_t did;
 };
 
+enum { SID = 0x20, PASID = 3, DID = 13 };
+
+static const struct request FIRST = { .device = SID, .pasid = PASID, .write = true };
+static GHashTable *tlb, *devices;
+static struct context context = { 1, DID };
+
 static guint hash(gconstpointer of)
 {
 	const struct key *key = of;
@@ -45,7 +43,24 @@ static gboolean equal(gconstpointer a, gconstpointer b)
 	return x->sid == y->sid && x->gfn == y->gfn && x->level == y->level && x->pasid == y->pasid;
 }
 
-static struct entry *lookup(GHashTable *tlb, uint16_t sid, uint32_t pasid, uint64_t address)
+static void prepare(void)
+{
+	tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
+	devices = g_hash_table_new(NULL, NULL);
+	g_hash_table_insert(devices, GUINT_TO_POINTER(SID), &context);
+}
+
+static void fill(uint64_t address)
+{
+	struct key *key = g_new0(struct key, 1);
+	struct entry *entry = g_new0(struct entry, 1);
+
+	*key = (struct key){ address >> 12, PASID, SID, 1 };
+	*entry = (struct entry){ address >> 12, address | 3, ~4095ull, PASID, DID, READ | WRITE, 3 };
+	g_hash_table_insert(tlb, key, entry);
+}
+
+static struct entry *lookup(uint16_t sid, uint32_t pasid, uint64_t address)
 {
 	int level;
 
@@ -59,7 +74,21 @@ static struct entry *lookup(GHashTable *tlb, uint16_t sid, uint32_t pasid, uint6
 	return NULL;
 }
 
-enum { BATCH = 500, SID = 0x20, PASID = 3, DID = 13 };
+static bool translate(const struct request *request, struct answer *answer)
+{
+	const struct context *found = g_hash_table_lookup(devices, GUINT_TO_POINTER(request->device));
+	const struct entry *entry;
+
+	if (!found || found->generation != 1)
+		return false;
+	entry = lookup(request->device, request->pasid, request->address);
+	if (!entry)
+		return false;
+	answer->address = entry->pte & entry->mask & ~3ull;
+	answer->mask = ~entry->mask;
+	answer->permissions = entry->perm;
+	return true;
+}
 
 struct named {
 	uint64_t address, mask;
@@ -88,82 +117,23 @@ static gboolean has_pasid(gpointer k, gpointer v, gpointer data)
 	return entry->did == named->did && entry->pasid == named->pasid;
 }
 
-static double now(void)
+static void invalidate_page(uint64_t address)
 {
-	struct timespec ts;
+	struct named named = { address, ~0ull, PASID, DID };
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
+	g_hash_table_foreach_remove(tlb, has_page, &named);
 }
 
-int main(int argc, char **argv)
+static void invalidate_pages(uint64_t address)
 {
-	GHashTable *tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
-	GHashTable *devices = g_hash_table_new(NULL, NULL);
-	static struct context context = { 1, DID };
-	long entries, rounds, invalidations, round, i;
-	uint64_t state = 88172645463325252u, sum = 0, *order;
-	double hit, best, spent;
+	struct named named = { address, ~15ull, PASID, DID };
 
-	if (argc != 4)
-		return 2;
-	entries = atol(argv[1]);
-	rounds = atol(argv[2]);
-	invalidations = atol(argv[3]);
-	g_hash_table_insert(devices, GUINT_TO_POINTER(SID), &context);
-	order = malloc(entries * sizeof(*order));
-	for (i = 0; i < entries; i++) {
-		struct key *key = g_new0(struct key, 1);
-		struct entry *entry = g_new0(struct entry, 1);
+	g_hash_table_foreach_remove(tlb, has_page, &named);
+}
 
-		order[i] = 0x40000000 + i * 4096;
-		*key = (struct key){ order[i] >> 12, PASID, SID, 1 };
-		*entry = (struct entry){ order[i] >> 12, order[i] | 3, ~4095ull, PASID, DID, 3, 3 };
-		g_hash_table_insert(tlb, key, entry);
-	}
-	for (i = entries - 1; i > 0; i--) {
-		uint64_t swapped = order[i];
-		long j;
+static void invalidate_other(void)
+{
+	struct named named = { 0, ~0ull, 9, DID };
 
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		j = state % (i + 1);
-		order[i] = order[j];
-		order[j] = swapped;
-	}
-	hit = 1e18;
-	for (round = 0; round < rounds; round++) {
-		spent = now();
-		for (i = 0; i < entries; i++) {
-			struct context *found = g_hash_table_lookup(devices, GUINT_TO_POINTER(SID));
-			struct entry *entry = lookup(tlb, SID, PASID, order[i]);
-
-			if (!entry || found->generation != 1 || !(entry->perm & 2))
-				return 1;
-			sum += (entry->pte & entry->mask) + (order[i] & ~entry->mask);
-		}
-		spent = (now() - spent) / entries;
-		if (spent < hit)
-			hit = spent;
-	}
-	best = 1e18;
-	for (round = 0; round < invalidations / BATCH; round++) {
-		spent = now();
-		for (i = 0; i < BATCH; i++) {
-			// Of what is not there: the fill stays as it is.
-			struct named named = { 0x80000000u + i * 4096, ~0ull, PASID, DID };
-
-			if (i % 10 == 8)
-				named.mask = ~15ull;
-			else if (i % 10 == 9)
-				named.pasid = 9;
-			g_hash_table_foreach_remove(tlb, i % 10 == 9 ? has_pasid : has_page, &named);
-		}
-		spent = (now() - spent) / BATCH;
-		if (spent < best)
-			best = spent;
-	}
-	printf("{\"hit\":%.2f,\"invalidate\":%.2f,\"sum\":%u}\n", hit, best, (unsigned)sum);
-	return 0;
+	g_hash_table_foreach_remove(tlb, has_pasid, &named);
 }

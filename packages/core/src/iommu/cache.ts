@@ -39,6 +39,10 @@ export class CacheDomain {
   /** log2 of the bytes of entries, ascending: where entries overlap the smallest one is found. */
   readonly sizes = new Uint8Array(64);
   sizeCount = 0;
+  /** The first of them, and what it leaves of an address, by word: most entries have it. */
+  size = 0;
+  maskHi = 0;
+  maskLo = 0;
 
   constructor(id: number) {
     this.id = id;
@@ -58,6 +62,10 @@ export class CacheDomain {
     if (at < this.sizeCount && this.sizes[at] === size) return;
     for (let i = this.sizeCount++; i > at; i--) this.sizes[i] = this.sizes[i - 1]!;
     this.sizes[at] = size;
+    if (at > 0) return;
+    this.size = size;
+    this.maskHi = MASK_HI[size]!;
+    this.maskLo = MASK_LO[size]!;
   }
 }
 
@@ -67,9 +75,7 @@ export const ANY_SPACE = -1;
 const WAYS = 4;
 const WAY_SHIFT = 2;
 /** Words per key: address 31:0 with the size in its low bits, address 63:32, domain, address space. */
-const KEY = 4;
 const KEY_SHIFT = 2;
-const SET_KEYS = WAYS * KEY;
 
 /** Powers of two: `**` is a call. */
 export const POW2 = Float64Array.from({ length: 65 }, (_, bits) => 2 ** bits);
@@ -98,15 +104,13 @@ export class TranslationCache {
   readonly #keys: Int32Array;
   readonly #victim: Uint8Array;
   readonly #shift: number;
-  readonly #mask: number;
 
   /** `entries` is rounded up to a power of two, at least 4. */
   constructor(entries: number) {
     const setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
-    this.#shift = Math.min(32 - setBits, 31);
-    this.#mask = (1 << setBits) - 1;
+    this.#shift = 32 - WAY_SHIFT - setBits;
     this.capacity = WAYS << setBits;
-    this.#keys = new Int32Array(this.capacity * KEY);
+    this.#keys = new Int32Array(this.capacity << KEY_SHIFT);
     this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
   }
@@ -115,16 +119,33 @@ export class TranslationCache {
     this.#keys.fill(0);
   }
 
-  /** The first slot of the set of an entry: Fibonacci hashing, the upper bits of a product. */
-  #set(lo: number, hi: number, mix: number): number {
-    const product = Math.imul(lo ^ (hi << 11) ^ (hi >>> 7) ^ mix, 0x9e37_79b1);
-    return ((product >>> this.#shift) & this.#mask) << WAY_SHIFT;
+  /**
+   * The home of an entry: the slot that it has where that is free; its set are the slots that differ in the two lowest
+   * bits, home ^ way. Fibonacci hashing, the upper bits of a product: neighbours lie far from each other.
+   */
+  #home(lo: number, hi: number, mix: number): number {
+    return Math.imul(lo ^ (hi << 11) ^ (hi >>> 7) ^ mix, 0x9e37_79b1) >>> this.#shift;
   }
 
   /**
    * The slot of the entry that covers the address in `space` or in `other` (global entries; 0 for none), or -1.
    */
   lookup(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
+    if (domain.sizeCount === 0) return -1;
+    // Most are of the smallest size, and at home.
+    const keys = this.#keys;
+    const low = (lo & domain.maskLo) | domain.size;
+    const high = hi & domain.maskHi;
+    const home = this.#home(low, high, domain.mix);
+    const key = home << KEY_SHIFT;
+    if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === domain.id) {
+      const tag = keys[key + 3];
+      if (tag === space || tag === other) return home;
+    }
+    return this.#search(domain, space, other, hi, lo);
+  }
+
+  #search(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
     const keys = this.#keys;
     const { id, mix, sizes, sizeCount } = domain;
     for (let i = 0; i < sizeCount; i++) {
@@ -132,11 +153,12 @@ export class TranslationCache {
       // As with MASK_LO and MASK_HI, which would be loads.
       const low = size < 32 ? (lo & (-1 << size)) | size : size;
       const high = size <= 32 ? hi | 0 : hi & MASK_HI[size]!;
-      const first = this.#set(low, high, mix) << KEY_SHIFT;
-      for (let key = first; key < first + SET_KEYS; key += KEY) {
+      const home = this.#home(low, high, mix);
+      for (let way = 0; way < WAYS; way++) {
+        const key = (home ^ way) << KEY_SHIFT;
         if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id) {
           const tag = keys[key + 3];
-          if (tag === space || tag === other) return key >>> KEY_SHIFT;
+          if (tag === space || tag === other) return home ^ way;
         }
       }
     }
@@ -150,48 +172,47 @@ export class TranslationCache {
     const low = (lo & MASK_LO[size]!) | size;
     const high = hi & MASK_HI[size]!;
     const { id } = domain;
-    const first = this.#set(low, high, domain.mix);
-    let free = -1;
-    for (let slot = first; slot < first + WAYS; slot++) {
-      const key = slot << KEY_SHIFT;
-      const owner = keys[key + 2];
-      if (owner === 0) free = slot;
-      else if (owner === id && keys[key] === low && keys[key + 1] === high && keys[key + 3] === space) {
-        return slot;
+    const home = this.#home(low, high, domain.mix);
+    for (let way = 0; way < WAYS; way++) {
+      const key = (home ^ way) << KEY_SHIFT;
+      if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id && keys[key + 3] === space) {
+        return home ^ way;
       }
     }
-    if (free < 0) {
-      const set = first >>> WAY_SHIFT;
-      const way = this.#victim[set]!;
-      this.#victim[set] = (way + 1) & (WAYS - 1);
-      free = first + way;
-      if (this.onEvict !== null) this.onEvict(free);
-    }
-    const key = free << KEY_SHIFT;
-    keys[key] = low;
-    keys[key + 1] = high;
-    keys[key + 2] = id;
-    keys[key + 3] = space;
-    return free;
+    return this.#take(home, low, high, id, space);
   }
 
   /** As insert(), where nothing in the domain and space covers the address: right after lookup() has said so. */
   place(domain: CacheDomain, space: number, hi: number, lo: number, size: number): number {
     domain.noteSize(size);
-    const keys = this.#keys;
     const low = size < 32 ? (lo & (-1 << size)) | size : size;
     const high = size <= 32 ? hi | 0 : hi & MASK_HI[size]!;
-    const first = this.#set(low, high, domain.mix);
-    const set = first >>> WAY_SHIFT;
-    const way = this.#victim[set]!;
-    this.#victim[set] = (way + 1) & (WAYS - 1);
-    const slot = first + way;
+    return this.#take(this.#home(low, high, domain.mix), low, high, domain.id, space);
+  }
+
+  /** The home of a new entry, or another slot of its set; where none is free its slots take turns. */
+  #take(home: number, low: number, high: number, id: number, space: number): number {
+    const keys = this.#keys;
+    let slot = home;
+    if (keys[(home << KEY_SHIFT) + 2] !== 0) slot = this.#makeRoom(home);
     const key = slot << KEY_SHIFT;
-    if (this.onEvict !== null && keys[key + 2] !== 0) this.onEvict(slot);
     keys[key] = low;
     keys[key + 1] = high;
-    keys[key + 2] = domain.id;
+    keys[key + 2] = id;
     keys[key + 3] = space;
+    return slot;
+  }
+
+  #makeRoom(home: number): number {
+    const keys = this.#keys;
+    for (let way = 1; way < WAYS; way++) {
+      if (keys[((home ^ way) << KEY_SHIFT) + 2] === 0) return home ^ way;
+    }
+    const set = home >>> WAY_SHIFT;
+    const way = this.#victim[set]!;
+    this.#victim[set] = (way + 1) & (WAYS - 1);
+    const slot = (set << WAY_SHIFT) + way;
+    if (this.onEvict !== null) this.onEvict(slot);
     return slot;
   }
 
@@ -215,8 +236,9 @@ export class TranslationCache {
       const size = domain.sizes[i]!;
       const low = (lo & MASK_LO[size]!) | size;
       const high = hi & MASK_HI[size]!;
-      const first = this.#set(low, high, domain.mix);
-      for (let slot = first; slot < first + WAYS; slot++) {
+      const home = this.#home(low, high, domain.mix);
+      for (let way = 0; way < WAYS; way++) {
+        const slot = home ^ way;
         const key = slot << KEY_SHIFT;
         if (keys[key] !== low || keys[key + 1] !== high || keys[key + 2] !== domain.id) continue;
         const tag = keys[key + 3];
@@ -255,8 +277,9 @@ export class TranslationCache {
       let lo = range.startLo & MASK_LO[size]!;
       for (let page = 0; page < pages; page++) {
         const low = lo | size;
-        const first = this.#set(low, hi, domain.mix);
-        for (let slot = first; slot < first + WAYS; slot++) {
+        const home = this.#home(low, hi, domain.mix);
+        for (let way = 0; way < WAYS; way++) {
+          const slot = home ^ way;
           const key = slot << KEY_SHIFT;
           if (keys[key] !== low || keys[key + 1] !== hi || keys[key + 2] !== domain.id) continue;
           const tag = keys[key + 3];

@@ -301,7 +301,7 @@ export class AmdIommu {
     if (!extend && need === ACCESS.READ && transaction.execute === true) need |= ACCESS.EXECUTE;
     const privileged = !extend && transaction.privileged === true;
     const translator = this.#translator;
-    const quick = translator.quickGuest(device, pasid, extend, hi, lo, need, privileged);
+    const quick = translator.quickGuest(device, pasid, hi, lo, need, privileged);
     if (quick !== null) return quick;
     this.#iotlb.tidy();
     if (!translator.translateGuest(device, pasid, extend, hi, lo, need, need, privileged, true)) {

@@ -4,9 +4,10 @@
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { DTE_BYTES, DTE_WORDS } from '../spec/dte.ts';
+import { ALL_RIGHTS } from './access.ts';
 import { type DeviceConfig, DteDecoder } from './device-config.ts';
 import type { AmdIommuFeatures } from './config.ts';
-import type { Domain, GuestSpace } from './iotlb.ts';
+import { type Domain, FAST, type GuestSpace } from './iotlb.ts';
 
 /** A DTE in the cache. */
 export class CachedDevice {
@@ -20,9 +21,23 @@ export class CachedDevice {
   domain: Domain | null = null;
   space: GuestSpace | null = null;
   knownAt = -1;
+  // What Translator.quickGuest() asks of the DTE.
+  readonly quickGuest: boolean;
+  /** Bits of the upper word that an address must not have: half of the address space is enough. */
+  readonly guestTop: number;
+  /** Of FAST: which bits count, how they must be, and what is so in any case. */
+  readonly fastMask: number;
+  readonly fastWant: number;
+  readonly fastAlways: number;
 
   constructor(config: DeviceConfig) {
     this.config = config;
+    const { host, dirty, mode0Coherent } = config;
+    this.quickGuest = config.rights === ALL_RIGHTS;
+    this.guestTop = config.guestLevels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0;
+    this.fastMask = FAST.NESTED | (dirty ? FAST.CLEAN : 0);
+    this.fastWant = host !== null ? FAST.NESTED : 0;
+    this.fastAlways = host === null && mode0Coherent ? FAST.COHERENT : 0;
   }
 }
 
@@ -48,6 +63,7 @@ export class DeviceTable {
   readonly #cache = new Map<number, CachedDevice>();
   /** The one that was looked up last. */
   #last: CachedDevice | null = null;
+  #lastId = -1;
   readonly #words = new Uint32Array(DTE_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -60,10 +76,11 @@ export class DeviceTable {
 
   /** The cached DTE of a device; null where there is none. */
   known(deviceId: number): CachedDevice | null {
-    if (this.#last !== null && this.#last.config.deviceId === deviceId) return this.#last;
+    if (deviceId === this.#lastId) return this.#last;
     const known = this.#cache.get(deviceId);
     if (known === undefined) return null;
     this.#last = known;
+    this.#lastId = deviceId;
     return known;
   }
 
@@ -109,7 +126,7 @@ export class DeviceTable {
     if (this.#cache.size < this.#limit) return;
     const oldest = this.#cache.keys().next().value!;
     this.#cache.delete(oldest);
-    this.#last = null;
+    this.#lastId = -1;
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'cache-evict', cache: 'dte', deviceId: oldest });
     }
@@ -118,12 +135,12 @@ export class DeviceTable {
   /** INVALIDATE_DEVTAB_ENTRY (§2.4.2). */
   invalidate(deviceId: number): void {
     this.#cache.delete(deviceId);
-    this.#last = null;
+    this.#lastId = -1;
   }
 
   invalidateAll(): void {
     this.#cache.clear();
-    this.#last = null;
+    this.#lastId = -1;
   }
 
   /** The cached entries; for looking in from outside. */

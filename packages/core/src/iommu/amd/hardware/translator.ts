@@ -58,6 +58,8 @@ export class Translator {
   readonly #guestFast: Int32Array;
   readonly #guestSpas: Float64Array;
   readonly #guestAt: Int32Array;
+  /** Where users' permissions are: without USSup every access is a supervisor's. */
+  readonly #userShift: number;
   /** What the guest lookup found, and the entry that has it. */
   #guestSlot = 0;
   #gpaHi = 0;
@@ -73,6 +75,7 @@ export class Translator {
     trace: Trace | null,
   ) {
     this.#features = features;
+    this.#userShift = features.us ? USER_SHIFT : 0;
     this.#iotlb = iotlb;
     this.#trace = trace;
     this.#host = new HostStage(memory, features, iotlb, trace);
@@ -109,26 +112,21 @@ export class Translator {
   quickGuest(
     device: CachedDevice,
     pasid: number,
-    extend: boolean,
     hi: number,
     lo: number,
     need: number,
     privileged: boolean,
   ): Translated | null {
-    const { config } = device;
     const { space, domain } = device;
     if (space === null || space.pasid !== pasid || device.knownAt !== this.#iotlb.epoch) return null;
-    if (config.rights !== ALL_RIGHTS || !(extend ? zeroExtended : canonical)(hi, config.guestLevels))
-      return null;
+    if ((hi & device.guestTop) !== 0 || !device.quickGuest) return null;
     const slot = this.#guestLeaves.lookup(domain!.guest, space.leaves.id, 0, hi, lo);
     if (slot < 0 || this.#guestAt[slot] !== domain!.hostAge) return null;
     const fast = this.#guestFast[slot]!;
-    const wanted = privileged || !this.#features.us ? need : need << USER_SHIFT;
-    if ((fast & wanted) !== wanted || (config.dirty && (fast & FAST.CLEAN) !== 0)) return null;
-    if (((fast & FAST.NESTED) !== 0) !== (config.host !== null)) return null;
+    const wanted = privileged ? need : need << this.#userShift;
+    if ((fast & (wanted | device.fastMask)) !== (wanted | device.fastWant)) return null;
     if (this.#trace !== null && this.#trace.active) return null;
-    const coherent = config.host === null ? config.mode0Coherent : (fast & FAST.COHERENT) !== 0;
-    return fastHit(fast, this.#guestSpas[slot]!, lo, coherent);
+    return fastHit(fast, this.#guestSpas[slot]!, lo, ((fast | device.fastAlways) & FAST.COHERENT) !== 0);
   }
 
   /** The domain of a device; looked for once in the life of either. */
@@ -258,9 +256,7 @@ export class Translator {
     if (!(extend ? zeroExtended : canonical)(hi, config.guestLevels)) {
       return this.#x86Fault(X86_FAULT.NOT_CANONICAL, hi, lo);
     }
-    // Without USSup the U/S bits count for nothing: every access is a supervisor's.
-    const user = !privileged && this.#features.us;
-    const shift = user ? USER_SHIFT : 0;
+    const shift = privileged ? 0 : this.#userShift;
     const space = this.#spaceOf(device, domain, pasid);
     const store = this.#iotlb.guest;
     const slot = this.#guestLeaves.lookup(domain.guest, space.leaves.id, 0, hi, lo);

@@ -66,6 +66,9 @@ const FAULT_DID = 0;
 const ROOT_RESERVED = reservedMask(ROOT_ENTRY.$);
 const SM_ROOT_RESERVED = reservedMask(SM_ROOT_ENTRY.$);
 
+/** Of requests without one. */
+const NO_PASID = -1;
+
 interface CachedContext {
   readonly context: LegacyContext | ScalableContext | Invalid;
   readonly did: number;
@@ -95,7 +98,7 @@ export class ConfigTable {
   /** The one that was used last. */
   #last: Route | undefined = undefined;
   #lastRequester = 0;
-  #lastPasid: number | null = null;
+  #lastPasid = NO_PASID;
   readonly #words = new Uint32Array(PASID_ENTRY_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -115,13 +118,14 @@ export class ConfigTable {
 
   /** The route of a source-id and PASID, where both caches have what it needs. */
   cached(requesterId: number, pasid: number | null): Route | undefined {
-    if (requesterId === this.#lastRequester && pasid === this.#lastPasid && this.#last !== undefined) {
+    const index = pasid ?? NO_PASID;
+    if (requesterId === this.#lastRequester && index === this.#lastPasid && this.#last !== undefined) {
       return this.#last;
     }
     const route = this.#routes.get(keyOf(requesterId, pasid));
     this.#last = route;
     this.#lastRequester = requesterId;
-    this.#lastPasid = pasid;
+    this.#lastPasid = index;
     return route;
   }
 

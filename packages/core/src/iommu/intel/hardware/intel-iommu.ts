@@ -56,6 +56,8 @@ export class IntelIommu {
   readonly #pageQueue: PageRequestQueue;
   readonly #pageRequests: PageRequests;
   readonly #onDeviceInterrupt: (requesterId: number, address: number, data: number) => void;
+  /** GSTS.TES */
+  #enabled = false;
 
   constructor({ memory, config, trace, onInterrupt, onDeviceInterrupt }: IntelIommuOptions) {
     const features = intelFeatures(config);
@@ -100,6 +102,7 @@ export class IntelIommu {
   /** Everything as after power-on. */
   reset(): void {
     this.#registers.reset();
+    this.#enabled = false;
     this.#table.root = { address: 0, ttm: TTM.LEGACY, ioReadWrite: false };
     this.#table.invalidateAllContexts();
     this.#table.invalidateAllPasids();
@@ -129,10 +132,6 @@ export class IntelIommu {
 
   #run(): number {
     return this.#queue.run(this.config.descriptorsPerStep);
-  }
-
-  get #enabled(): boolean {
-    return this.#registers.enabled(GSTS.TES.inPlace);
   }
 
   #changed(change: RegisterChange): void {
@@ -187,6 +186,7 @@ export class IntelIommu {
 
   /** §11.4.4.1 TE: with SMTS, disabling empties the caches. The index of fault recording starts over (§7.2.1). */
   #translationChanged(): void {
+    this.#enabled = this.#registers.enabled(GSTS.TES.inPlace);
     if (this.#enabled) return;
     this.#faults.restart();
     if (this.features.smts) this.#invalidateEverything();

@@ -8,13 +8,14 @@ import type { Trace } from '../../../trace/trace.ts';
 import { CD_BYTES, CD_WORDS, L1CD, L1CD_BYTES } from '../spec/cd.ts';
 import { EVENT } from '../spec/events.ts';
 import { STRTAB_FMT } from '../spec/registers.ts';
-import { L1STD, L1STD_BYTES, S1DSS, S1FMT, STE_BYTES, STE_CONFIG, STE_WORDS } from '../spec/ste.ts';
+import { L1STD, S1DSS, S1FMT, STE_CONFIG, STE_WORDS } from '../spec/ste.ts';
 import type { SmmuV3Config, SmmuV3Features } from './config.ts';
 import { type ContextConfig, decodeCd } from './context-config.ts';
 import type { Iotlb } from './iotlb.ts';
 import { type Illegal, type StreamConfig, decodeSte, isIllegal } from './stream-config.ts';
 import type { EventType } from './transaction.ts';
 import type { Context } from './context.ts';
+import { alignDown, type L1Std, locateSte, type StreamTableBase } from './stream-table.ts';
 import type { Translator } from './translator.ts';
 
 /** Why no context could be found. */
@@ -42,20 +43,6 @@ interface CachedL1Cd {
   readonly valid: boolean;
   readonly l2ptr: number;
 }
-interface CachedL1Std {
-  readonly span: number;
-  readonly l2ptr: number;
-}
-
-/** Where the Stream table is: what the registers say, and CR2.E2H. */
-export interface StreamTableBase {
-  readonly base: number;
-  readonly log2Size: number;
-  readonly split: number;
-  readonly fmt: number;
-  readonly e2h: boolean;
-}
-
 const NO_SUBSTREAM = -1;
 const NO_STREAM = -1;
 
@@ -70,7 +57,7 @@ export class ConfigTable {
   readonly #translator: Translator;
   readonly #trace: Trace | null;
   readonly #streams = new Map<number, CachedStream>();
-  readonly #l1stds = new Map<number, CachedL1Std>();
+  readonly #l1stds = new Map<number, L1Std>();
   readonly #words = new Uint32Array(STE_WORDS);
   readonly #pair = new Uint32Array(2);
   #contexts = 0;
@@ -142,30 +129,21 @@ export class ConfigTable {
     return stream;
   }
 
-  /** §3.3.1: the address of an STE, or -1 with C_BAD_STREAMID or F_STE_FETCH. */
+  /** The address of an STE, or -1 with C_BAD_STREAMID or F_STE_FETCH. */
   #steAddress(streamId: number): number {
-    const { log2Size, split, fmt } = this.base;
-    if (streamId >= 2 ** Math.min(log2Size, this.#features.sidSize)) {
-      this.#fail(EVENT.C_BAD_STREAMID, 'the StreamID is outside of the Stream table');
-      return -1;
+    const { sidSize } = this.#features;
+    const where = locateSte(this.base, sidSize, streamId, (index, address) => this.#l1std(index, address));
+    if (typeof where === 'number') return where;
+    if (where !== null) {
+      const whole = where === 'table' ? 'Stream table' : 'level 2 Stream table';
+      this.#fail(EVENT.C_BAD_STREAMID, `the StreamID is outside of the ${whole}`);
     }
-    if (fmt !== STRTAB_FMT.TWO_LEVEL) return alignDown(this.base.base, log2Size + 6) + streamId * STE_BYTES;
-    const index = Math.floor(streamId / 2 ** split);
-    const l1 = this.#l1std(index);
-    if (l1 === null) return -1;
-    const within = streamId % 2 ** split;
-    if (l1.span === 0 || l1.span > 11 || l1.span > split + 1 || within >= 2 ** (l1.span - 1)) {
-      this.#fail(EVENT.C_BAD_STREAMID, 'the StreamID is outside of the level 2 Stream table');
-      return -1;
-    }
-    return alignDown(l1.l2ptr, 6 + l1.span - 1) + within * STE_BYTES;
+    return -1;
   }
 
-  #l1std(index: number): CachedL1Std | null {
+  #l1std(index: number, address: number): L1Std | null {
     const known = this.#l1stds.get(index);
     if (known !== undefined) return known;
-    const { base, log2Size, split } = this.base;
-    const address = alignDown(base, Math.max(6, log2Size - split + 3)) + index * L1STD_BYTES;
     if (address >= this.#features.physicalLimit || !this.#memory.load64(address, this.#pair)) {
       return this.#fail(EVENT.F_STE_FETCH, 'the level 1 Stream table could not be read', address);
     }
@@ -428,10 +406,6 @@ export class ConfigTable {
 
 const NO_CD = -1;
 const FAULTED = -2;
-
-function alignDown(address: number, log2: number): number {
-  return log2 >= 53 ? 0 : address - (address % 2 ** log2);
-}
 
 /** True when an STE terminates everything without a word (§5.2, Config 0b0xx). */
 export function aborts(config: StreamConfig): boolean {

@@ -128,6 +128,11 @@ export class EventQueue {
     return mergeable(this.#last, event);
   }
 
+  /** Events were lost before they came here: as where the queue was full (§7.4). */
+  lost(): void {
+    if (this.#enabled) this.#overflow();
+  }
+
   #overflow(): void {
     const prod = this.#registers.get(OFFSET.EVENTQ_PROD);
     const cons = this.#registers.get(OFFSET.EVENTQ_CONS);

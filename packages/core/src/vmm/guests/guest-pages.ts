@@ -1,0 +1,86 @@
+import { exact, hi32, lo32, u64 } from '../../base/u64.ts';
+import type { PhysicalMemory } from '../../memory/physical.ts';
+
+/** What a guest's programs have of memory: pages, taken one after the other, and 64-bit words in them. */
+export class GuestPages {
+  readonly memory: PhysicalMemory;
+  #next: number;
+
+  /** Pages are taken from `first` on. */
+  constructor(memory: PhysicalMemory, first: number) {
+    this.memory = memory;
+    this.#next = first;
+  }
+
+  /** `pages` neighbouring zeroed pages, aligned to their length: the address of the first. */
+  take(pages = 1): number {
+    const bytes = pages * 4096;
+    const at = Math.ceil(this.#next / bytes) * bytes;
+    this.#next = at + bytes;
+    this.memory.write(at, new Uint8Array(bytes));
+    return at;
+  }
+
+  store(at: number, value: bigint): void {
+    this.memory.store64(at, lo32(value), hi32(value));
+  }
+
+  load(at: number): bigint {
+    const pair = new Uint32Array(2);
+    this.memory.load64(at, pair);
+    return u64(pair[1]!, pair[0]!);
+  }
+
+  write(at: number, text: string): void {
+    this.memory.write(
+      at,
+      Uint8Array.from(text, (character) => character.charCodeAt(0)),
+    );
+  }
+
+  text(at: number, length: number): string {
+    const bytes = new Uint8Array(length);
+    this.memory.read(at, bytes);
+    return String.fromCharCode(...bytes);
+  }
+}
+
+/** A page table of 4 KiB pages and 512 entries a level, as Arm, Intel and AMD all have them; they differ in the bits. */
+export class GuestPageTable {
+  readonly root: number;
+  readonly #pages: GuestPages;
+  readonly #levels: number;
+  readonly #tableBits: bigint;
+  readonly #pageBits: bigint;
+
+  constructor(pages: GuestPages, format: { levels: number; tableBits: bigint; pageBits: bigint }) {
+    this.#pages = pages;
+    this.#levels = format.levels;
+    this.#tableBits = format.tableBits;
+    this.#pageBits = format.pageBits;
+    this.root = pages.take();
+  }
+
+  /** Where the entry of a page is; makes the tables on the way. */
+  #entry(iova: bigint): number {
+    let table = this.root;
+    for (let level = this.#levels - 1; level > 0; level--) {
+      const at = table + this.#index(iova, level) * 8;
+      if (this.#pages.load(at) === 0n) this.#pages.store(at, BigInt(this.#pages.take()) | this.#tableBits);
+      table = exact(this.#pages.load(at) & 0xf_ffff_ffff_f000n);
+    }
+    return table + this.#index(iova, 0) * 8;
+  }
+
+  #index(iova: bigint, level: number): number {
+    return exact((iova >> BigInt(12 + 9 * level)) & 511n);
+  }
+
+  map(iova: bigint, page: number): void {
+    this.#pages.store(this.#entry(iova), BigInt(page) | this.#pageBits);
+  }
+
+  unmap(iova: bigint): void {
+    this.#pages.store(this.#entry(iova), 0n);
+  }
+}

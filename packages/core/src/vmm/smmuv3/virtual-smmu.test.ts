@@ -1,0 +1,168 @@
+import { describe, expect, it } from 'vitest';
+import { failed, type Result } from '../../base/result.ts';
+import { EINVAL } from '../../abi/errno.ts';
+import { CERROR } from '../../iommu/arm-smmu-v3/spec/registers.ts';
+import { machineSchema } from '../../machine/description.ts';
+import { Kernel } from '../../machine/kernel.ts';
+import { loadParts } from '../../machine/parts.ts';
+import type { AssignedDevice } from '../assigned-device.ts';
+import { GuestPages } from '../guests/guest-pages.ts';
+import { SmmuGuest } from '../guests/smmuv3.ts';
+import { VirtualMachine } from '../virtual-machine.ts';
+import { VirtualSmmu } from './virtual-smmu.ts';
+
+const BASE = 0x4000_0000;
+const SID = 0x18;
+const ASID = 7;
+const IOVA = 0x1234_5000n;
+
+function ok<T>(result: Result<T>): T {
+  if (failed(result)) throw new Error(result.reason);
+  return result;
+}
+
+async function machine({ smmus = 1, devices = 1, ats = true } = {}): Promise<Kernel> {
+  const description = machineSchema.parse({
+    iommus: Array.from({ length: smmus }, (_, index) => ({ name: `smmu${index}`, type: 'arm-smmu-v3' })),
+    devices: Array.from({ length: devices }, (_, index) => ({
+      name: `0000:0${index + 1}:00.0`,
+      iommu: `smmu${index % smmus}`,
+      ats,
+    })),
+  });
+  return new Kernel({ parts: await loadParts(description) });
+}
+
+/** A VM with one device behind its SMMU, and the guest's driver. */
+async function guest(ats = true): Promise<{
+  kernel: Kernel;
+  vm: VirtualMachine;
+  smmu: VirtualSmmu;
+  device: AssignedDevice;
+  driver: SmmuGuest;
+}> {
+  const kernel = await machine({ ats });
+  const vm = ok(VirtualMachine.create(kernel));
+  const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
+  const smmu = ok(VirtualSmmu.create(vm, device, { trace: kernel.trace }));
+  ok(smmu.addDevice(device, SID));
+  return { kernel, vm, smmu, device, driver: new SmmuGuest(new GuestPages(vm.memory, BASE), smmu) };
+}
+
+/** What the device finds at an address, as text; 'fault' where the SMMU refuses. */
+function found(device: AssignedDevice, iova: bigint): string {
+  const read = device.dmaRead(iova, 3);
+  return failed(read) ? 'fault' : String.fromCharCode(...read);
+}
+
+describe('a guest behind a virtual SMMUv3', () => {
+  it('has its device blocked until it says otherwise, as GBPA does', async () => {
+    const kernel = await machine();
+    const vm = ok(VirtualMachine.create(kernel));
+    const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
+    const smmu = ok(VirtualSmmu.create(vm, device));
+    ok(smmu.addDevice(device, SID));
+    vm.memory.write(BASE, Uint8Array.of(0x61, 0x62, 0x63));
+    expect(found(device, BigInt(BASE))).toBe('abc');
+    smmu.writeRegister(0x44, 4, 0x8010_0000n); // GBPA: Update, ABORT
+    expect(found(device, BigInt(BASE))).toBe('fault');
+    expect(smmu.readRegister(0x44, 4)).toBe(0x0010_0000n);
+  });
+
+  it('translates by the tables that its driver builds', async () => {
+    const { driver, device } = await guest();
+    const { tables, cd } = driver.addressSpace(ASID);
+    const page = driver.pages.take();
+    driver.pages.write(page, 'old');
+    expect(found(device, IOVA)).toBe('fault');
+    tables.map(IOVA, page);
+    driver.attach(SID, cd);
+    expect(found(device, IOVA)).toBe('old');
+    ok(device.dmaWrite(IOVA + 8n, Uint8Array.of(0x78)));
+    expect(driver.pages.text(page + 8, 1)).toBe('x');
+  });
+
+  it('keeps what it forgets to invalidate, and no longer when it does', async () => {
+    const { driver, device } = await guest();
+    const { tables, cd } = driver.addressSpace(ASID);
+    const [before, after] = [driver.pages.take(), driver.pages.take()];
+    driver.pages.write(before, 'old');
+    driver.pages.write(after, 'new');
+    tables.map(IOVA, before);
+    driver.attach(SID, cd);
+    expect(found(device, IOVA)).toBe('old');
+    tables.map(IOVA, after);
+    expect(found(device, IOVA)).toBe('old');
+    driver.invalidate(SID, ASID, IOVA);
+    expect(found(device, IOVA)).toBe('new');
+    driver.detach(SID);
+    expect(found(device, IOVA)).toBe('fault');
+  });
+
+  it('sends invalidations in one batch, in order, up to the CMD_SYNC', async () => {
+    const { kernel, driver, device } = await guest();
+    const { tables, cd } = driver.addressSpace(ASID);
+    tables.map(IOVA, driver.pages.take());
+    driver.attach(SID, cd);
+    found(device, IOVA);
+    const seen: string[] = [];
+    kernel.trace.subscribe((event) => {
+      if (event.kind === 'command' && event['unit'] === 'smmuv3') seen.push(String(event['name']));
+      if (event.kind === 'ioctl') seen.push('request');
+    });
+    for (let page = 0n; page < 3n; page++)
+      driver.command(0x12n | (BigInt(ASID) << 48n), (IOVA + page * 4096n) | 1n);
+    driver.command(0x40n | (BigInt(SID) << 32n), IOVA);
+    expect(driver.sync()).toBe(CERROR.NONE);
+    expect(seen.filter((name) => name === 'request')).toHaveLength(1);
+    expect(seen.filter((name) => name !== 'request')).toEqual([
+      'CMD_TLBI_NH_VA',
+      'CMD_TLBI_NH_VA',
+      'CMD_TLBI_NH_VA',
+      'CMD_ATC_INV',
+      'CMD_SYNC',
+    ]);
+  });
+
+  it('stops at a command that cannot be, with those before it done', async () => {
+    const { driver, smmu } = await guest();
+    driver.command(0x30n);
+    driver.command(0x28n); // CMD_TLBI_S12_VMALL: it has no stage 2
+    driver.command(0x30n);
+    expect(driver.sync()).toBe(CERROR.ILL);
+    const cons = Number(smmu.readRegister(0x9c, 4)) & 0xf_ffff;
+    const first = 3; // CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL and CMD_SYNC of the bring-up
+    expect(cons).toBe(first + 1);
+    expect(Number(smmu.readRegister(0x60, 4)) & 1).toBe(1); // GERROR.CMDQ_ERR
+  });
+
+  it('hears of faults with its own stream id', async () => {
+    // A Translation Request that fails is answered and not recorded (§13.1.3): the device has no ATC.
+    const { driver, device, smmu } = await guest(false);
+    const { cd } = driver.addressSpace(ASID);
+    driver.attach(SID, cd);
+    expect(found(device, IOVA)).toBe('fault');
+    expect(smmu.eventsPending).toBe(true);
+    smmu.deliverEvents();
+    const event = driver.event();
+    expect(event).not.toBeNull();
+    expect(event![0]! & 0xffn).toBe(0x10n); // F_TRANSLATION
+    expect(event![0]! >> 32n).toBe(BigInt(SID));
+    expect(event![2]).toBe(IOVA);
+    expect(driver.event()).toBeNull();
+  });
+});
+
+describe('a VM with devices behind two SMMUs', () => {
+  it('needs a virtual SMMU for each: the kernel refuses a device of the other with EINVAL', async () => {
+    const kernel = await machine({ smmus: 2, devices: 2 });
+    const vm = ok(VirtualMachine.create(kernel));
+    const devices = [0, 1].map((index) => ok(vm.openDevice(`/dev/vfio/devices/vfio${index}`)));
+    const first = ok(VirtualSmmu.create(vm, devices[0]!));
+    ok(first.addDevice(devices[0]!, SID));
+    const refused = first.addDevice(devices[1]!, SID + 1);
+    expect(failed(refused) && refused.errno).toBe(EINVAL);
+    const second = ok(VirtualSmmu.create(vm, devices[1]!));
+    ok(second.addDevice(devices[1]!, SID));
+  });
+});

@@ -1,0 +1,110 @@
+import { failed, type Failure, type Result } from '../base/result.ts';
+import * as abi from '../abi/iommufd.ts';
+import { AssignedDevice } from './assigned-device.ts';
+import { GuestMemory } from './guest-memory.ts';
+import { Program, type Machine, type RefusedRequest } from './program.ts';
+
+/** What a VMM has before it has a vIOMMU: an iommufd, an IOAS of the guest's memory, and devices. */
+export class VirtualMachine {
+  readonly program: Program;
+  readonly iommufd: number;
+  /** Guest physical addresses, for devices. */
+  readonly ioas: number;
+  readonly memory: GuestMemory;
+
+  /** A VM with `bytes` of RAM from guest physical address `base` on. */
+  static create(
+    machine: Machine,
+    { pid = 1, base = 0x4000_0000, bytes = 16 << 20 }: { pid?: number; base?: number; bytes?: number } = {},
+  ): Result<VirtualMachine> {
+    const program = new Program(machine, pid);
+    const iommufd = program.open('/dev/iommu');
+    if (failed(iommufd)) return iommufd;
+    const ioas = program.request(iommufd, abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, {});
+    if (failed(ioas)) return ioas;
+    const memory = new GuestMemory(program, base, bytes);
+    const mapped = memory.mapInto(iommufd, ioas.out_ioas_id);
+    return failed(mapped) ? mapped : new VirtualMachine(program, iommufd, ioas.out_ioas_id, memory);
+  }
+
+  private constructor(program: Program, iommufd: number, ioas: number, memory: GuestMemory) {
+    this.program = program;
+    this.iommufd = iommufd;
+    this.ioas = ioas;
+    this.memory = memory;
+  }
+
+  openDevice(path: string): Result<AssignedDevice> {
+    return AssignedDevice.open(this.program, this.iommufd, path);
+  }
+
+  // ---- objects that vIOMMUs are made of ----
+
+  /** A stage 2 of the guest's memory that nested domains can lie on. */
+  nestParent(device: AssignedDevice): Result<number> {
+    const values = { flags: abi.IOMMU_HWPT_ALLOC_NEST_PARENT, dev_id: device.id, pt_id: this.ioas };
+    const made = this.program.request(this.iommufd, abi.IOMMU_HWPT_ALLOC, abi.iommu_hwpt_alloc, values);
+    return failed(made) ? made : made.out_hwpt_id;
+  }
+
+  viommu(device: AssignedDevice, type: number, parent: number): Result<number> {
+    const values = { type, dev_id: device.id, hwpt_id: parent };
+    const made = this.program.request(this.iommufd, abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, values);
+    return failed(made) ? made : made.out_viommu_id;
+  }
+
+  vdevice(viommu: number, device: AssignedDevice, virtualId: bigint): Result<number> {
+    const values = { viommu_id: viommu, dev_id: device.id, virt_id: virtualId };
+    const made = this.program.request(this.iommufd, abi.IOMMU_VDEVICE_ALLOC, abi.iommu_vdevice_alloc, values);
+    return failed(made) ? made : made.out_vdevice_id;
+  }
+
+  /** A nested domain on a viommu or on a nest parent, of what the guest wrote. */
+  nested(device: AssignedDevice, on: number, type: number, data: Uint8Array): Result<number> {
+    const made = this.program.request(this.iommufd, abi.IOMMU_HWPT_ALLOC, abi.iommu_hwpt_alloc, {
+      dev_id: device.id,
+      pt_id: on,
+      data_type: type,
+      data_len: data.length,
+      data_uptr: this.program.place(data),
+    });
+    return failed(made) ? made : made.out_hwpt_id;
+  }
+
+  /** A queue of events: its descriptor. */
+  eventQueue(viommu: number, type: number, depth: number): Result<number> {
+    const values = { viommu_id: viommu, type, veventq_depth: depth };
+    const made = this.program.request(this.iommufd, abi.IOMMU_VEVENTQ_ALLOC, abi.iommu_veventq_alloc, values);
+    return failed(made) ? made : made.out_veventq_fd;
+  }
+
+  /** Sends invalidations in order; how many were handled, and why not the next. */
+  invalidate(on: number, type: number, entryBytes: number, entries: Uint8Array): InvalidationResult {
+    const values = {
+      hwpt_id: on,
+      data_uptr: this.program.place(entries),
+      data_type: type,
+      entry_len: entryBytes,
+      entry_num: entries.length / entryBytes,
+    };
+    const layout = abi.iommu_hwpt_invalidate;
+    const done = this.program.request(this.iommufd, abi.IOMMU_HWPT_INVALIDATE, layout, values);
+    if (!failed(done)) return { handled: done.entry_num, refused: null };
+    const answer = (done as RefusedRequest).answer as ReturnType<typeof layout.create>;
+    return { handled: answer.entry_num, refused: done };
+  }
+
+  destroy(id: number): void {
+    this.program.request(this.iommufd, abi.IOMMU_DESTROY, abi.iommu_destroy, { id });
+  }
+
+  /** The VMM ends, as exit(2) ends it. */
+  exit(): void {
+    this.program.process.exit();
+  }
+}
+
+export interface InvalidationResult {
+  readonly handled: number;
+  readonly refused: Failure | null;
+}

@@ -3,7 +3,7 @@
 //
 // start.mjs [NAME ...] [--quiet] [--json FILE]
 //
-//   NAME      dma, ioas, viommu, nested or cmdqv, with what viommu saw of it; without one all of them, the first with that
+//   NAME      dma, ioas, viommu, nested, cmdqv or thread, with what viommu saw of it; without one all, the first with that
 //   --quiet   without that
 //   --json    writes how many ran as they should
 
@@ -17,9 +17,11 @@ import { writeReport } from '../conformance/report.mjs';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const built = `${root}.cache/examples`;
 const viommu = `${root}packages/cli/bin/viommu.js`;
-const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'cmdqv'];
+const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'cmdqv', 'thread'];
 /** The machines of those that need another than `viommu run` has by itself. */
 const MACHINES = { cmdqv: 'cmdqv' };
+/** What those need beside Linux's uAPI. */
+const UAPIS = { thread: 'rfc-2023-12' };
 
 /** What a person can do something about: printed without a stack. */
 class Trouble extends Error {}
@@ -67,7 +69,8 @@ function headline(name) {
 function run(name, program, traced) {
   const trace = traced ? ['--trace', '-'] : [];
   const machine = name in MACHINES ? ['--machine', `${root}machines/${MACHINES[name]}.yaml`] : [];
-  const command = [process.execPath, viommu, 'run', '--quiet', ...trace, ...machine, '--', program];
+  const uapi = name in UAPIS ? ['--uapi', UAPIS[name]] : [];
+  const command = [process.execPath, viommu, 'run', '--quiet', ...trace, ...machine, ...uapi, '--', program];
   // One pipe for both streams, so that they stay in order.
   const child = spawn('sh', ['-c', 'exec "$@" 2>&1', 'sh', ...command], {
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -2,8 +2,14 @@ import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
-import type { PciAts } from '../iommu/pci-services.ts';
-import { pciDisableAts, pciEnableAts, pciEnablePasid } from '../pci/bus-driver.ts';
+import type { PciAts, PciPri } from '../iommu/pci-services.ts';
+import {
+  pciDisableAts,
+  pciDisablePri,
+  pciEnableAts,
+  pciEnablePasid,
+  pciEnablePri,
+} from '../pci/bus-driver.ts';
 import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { Trace } from '../trace/trace.ts';
 import type { VfioDevice } from '../vfio/device.ts';
@@ -62,7 +68,8 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
     const pci = makeFunction(device, kernel.trace);
     addresses.assign(pci);
-    const part = { ...device, ...pciEnablePasid(pci), ats: device.ats ? atsOf(pci) : null };
+    const translation = device.ats ? { ats: atsOf(pci), pri: priOf(pci) } : { ats: null, pri: null };
+    const part = { ...device, ...pciEnablePasid(pci), ...translation };
     const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + devices.length));
     if (failed(made))
       return fail(made.errno, `${device.name} cannot be put behind ${device.iommu}: ${made.reason}`);
@@ -83,4 +90,8 @@ function makeFunction({ name, model, ats, pasids }: DevicePart, trace: Trace): P
 
 function atsOf(pci: PciFunction): PciAts {
   return { enable: (stu) => pciEnableAts(pci, stu), disable: () => pciDisableAts(pci) };
+}
+
+function priOf(pci: PciFunction): PciPri {
+  return { enable: (outstanding) => pciEnablePri(pci, outstanding), disable: () => pciDisablePri(pci) };
 }

@@ -8,6 +8,8 @@ import type { IommuSettings, Vendor } from './vendor.ts';
 /** The kinds of IOMMU, by their drivers' names in Linux. A model is loaded where a machine has it: they are large. */
 const VENDORS = {
   'arm-smmu-v3': async () => (await import('./arm-smmu-v3.ts')).armSmmuV3,
+  'intel-iommu': async () => (await import('./intel-iommu.ts')).intelIommu,
+  'amd-iommu': async () => (await import('./amd-iommu.ts')).amdIommu,
 } as const satisfies Record<string, () => Promise<Vendor>>;
 
 export type IommuType = keyof typeof VENDORS;

@@ -1,5 +1,7 @@
 import type { Field, LayoutInfo } from '../base/bit-fields.ts';
+import { CAP_HEADER, EFR, EFR2, MISC_INFO0 } from '../iommu/amd/spec/features.ts';
 import { AIDR, GBPA, IDR0, IDR1, IDR3, IDR5, IIDR } from '../iommu/arm-smmu-v3/spec/registers.ts';
+import { CAP, ECAP, VER } from '../iommu/intel/spec/registers.ts';
 import type { IommuType } from './parts.ts';
 import type { IommuSettings } from './vendor.ts';
 
@@ -9,6 +11,8 @@ type Register = Readonly<Record<string, Field | LayoutInfo>>;
 /** The registers by which a machine file says what an IOMMU has. */
 const REGISTERS: Readonly<Record<IommuType, Readonly<Record<string, Register>>>> = {
   'arm-smmu-v3': { IDR0, IDR1, IDR3, IDR5, IIDR, AIDR, GBPA },
+  'intel-iommu': { VER, CAP, ECAP },
+  'amd-iommu': { EFR, EFR2, capHeader: CAP_HEADER, miscInfo0: MISC_INFO0 },
 };
 
 /** Tells of a setting that cannot be: where it stands below `registers`, and what is wrong with it. */

@@ -72,6 +72,8 @@ describe.each(VENDOR_CASES)('a viommu of the thread on $name', (vendor) => {
     expect([here, there].map((each) => vm.deviceReads(each, page, 10))).toEqual(['one memory', 'one memory']);
     expect(vm.deviceWrites(there, page, 'ONE')).toBe(0);
     expect(vm.deviceReads(here, page, 10)).toBe('ONE memory');
+    vm.exchangeMemory('other page');
+    expect([here, there].map((each) => vm.deviceReads(each, page, 10))).toEqual(['other page', 'other page']);
     expect(vm.unmap(vm.ioasId, GUEST, 0x100_0000n).rc).toBe(0);
     expect([here, there].map((each) => vm.deviceReads(each, page, 10))).toEqual([EIO, EIO]);
   });

@@ -3,7 +3,7 @@ import type { DmaPort } from '../iommu/dma-port.ts';
 import type { Device, Kernel } from '../iommu/driver.ts';
 import type { CmdqvSizes } from '../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../iommu/group.ts';
-import type { PciAts } from '../iommu/pci-services.ts';
+import type { PciAts, PciPri } from '../iommu/pci-services.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
 
@@ -19,6 +19,8 @@ export interface FunctionPart {
   readonly pasidPriv: boolean;
   /** Null where it has no translation cache of its own. */
   readonly ats: PciAts | null;
+  /** Null where it has no page requests. */
+  readonly pri: PciPri | null;
 }
 
 /** A function behind an IOMMU. */

@@ -6,11 +6,17 @@ import {
   PCI_CFG_SPACE_EXP_BYTES,
   PCI_EXT_CAP_ID_ATS,
   PCI_EXT_CAP_ID_PASID,
+  PCI_EXT_CAP_ID_PRI,
   PCI_PASID_CAP,
   PCI_PASID_CAP_EXEC,
   PCI_PASID_CAP_PRIV,
   PCI_PASID_CTRL,
   PCI_PASID_CTRL_ENABLE,
+  PCI_PRI_ALLOC_REQ,
+  PCI_PRI_CTRL,
+  PCI_PRI_CTRL_ENABLE,
+  PCI_PRI_CTRL_RESET,
+  PCI_PRI_MAX_REQ,
 } from './spec.ts';
 
 // What Linux's PCI core does to functions on behalf of IOMMU drivers and VFIO: drivers/pci.
@@ -29,6 +35,24 @@ export function pciDisableAts(pci: PciFunction): void {
   if (at === 0) return;
   const control = pci.readConfig(at + PCI_ATS_CTRL, 2);
   pci.writeConfig(at + PCI_ATS_CTRL, 2, control & ~PCI_ATS_CTRL_ENABLE);
+}
+
+/** pci_reset_pri() and pci_enable_pri(): at most so many page requests wait for an answer. */
+export function pciEnablePri(pci: PciFunction, outstanding: number): void {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PRI);
+  if (at === 0) return;
+  pci.writeConfig(at + PCI_PRI_CTRL, 2, PCI_PRI_CTRL_RESET);
+  const capacity = pci.readConfig(at + PCI_PRI_MAX_REQ, 4);
+  pci.writeConfig(at + PCI_PRI_ALLOC_REQ, 4, Math.min(capacity, outstanding));
+  pci.writeConfig(at + PCI_PRI_CTRL, 2, PCI_PRI_CTRL_ENABLE);
+}
+
+/** pci_disable_pri() */
+export function pciDisablePri(pci: PciFunction): void {
+  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PRI);
+  if (at === 0) return;
+  const control = pci.readConfig(at + PCI_PRI_CTRL, 2);
+  pci.writeConfig(at + PCI_PRI_CTRL, 2, control & ~PCI_PRI_CTRL_ENABLE);
 }
 
 /** pci_max_pasids(): 0 without the capability. */

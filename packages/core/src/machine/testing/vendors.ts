@@ -4,13 +4,13 @@ import {
   IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
   IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3,
 } from '../../abi/rfc-2023-12.ts';
-import { IOMMU_HWPT_DATA_ARM_SMMUV3 } from '../../abi/iommufd.ts';
+import { IOMMU_HWPT_DATA_ARM_SMMUV3, IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../../abi/iommufd.ts';
 import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../../iommu/arm-smmu-v3/test-program.ts';
 import type { GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
-import type { MachineParts } from '../build.ts';
+import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
 import { armSmmuV3 } from '../arm-smmu-v3.ts';
-import type { Vendor } from '../vendor.ts';
+import type { IommuSettings, Vendor } from '../vendor.ts';
 import type { DriverData } from './vm.ts';
 
 // For tests: what each vendor's guests write, so that one test runs on all of them.
@@ -31,6 +31,8 @@ export interface VendorCase {
   readonly foreignIdType: number;
   /** The largest virtual id, a mask of ones. */
   readonly idLast: bigint;
+  /** The type of viommu that Linux has for it; null where it has none. */
+  readonly viommuType: number | null;
   /** Devices keep nested translations in their ATCs, which the guest invalidates itself. */
   stage1(memory: GuestMemory): GuestStage1;
   /** What takes a page out of the IOTLB. */
@@ -39,15 +41,17 @@ export interface VendorCase {
   atcCommand: ((id: bigint, iova: bigint) => DriverData) | null;
 }
 
+/** 64-bit words as they lie in memory. */
+export function words(...values: readonly bigint[]): Uint8Array {
+  const bytes = new Uint8Array(values.length * 8);
+  const view = new DataView(bytes.buffer);
+  for (const [index, value] of values.entries()) view.setBigUint64(index * 8, value, true);
+  return bytes;
+}
+
 /** The commands of an SMMUv3 as one array. */
 export function smmuCommands(type: number, ...commands: readonly (readonly [bigint, bigint])[]): DriverData {
-  const bytes = new Uint8Array(commands.length * 16);
-  const view = new DataView(bytes.buffer);
-  for (const [index, [low, high]] of commands.entries()) {
-    view.setBigUint64(index * 16, low, true);
-    view.setBigUint64(index * 16 + 8, high, true);
-  }
-  return { type, bytes, entry: 16 };
+  return { type, bytes: words(...commands.flat()), entry: 16 };
 }
 
 const ASID = 5;
@@ -58,16 +62,13 @@ const arm: VendorCase = {
   idType: IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
   foreignIdType: IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID,
   idLast: 0xffff_ffffn,
+  viommuType: IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
   stage1(memory) {
     const tables = new GuestTables(memory);
     const cd = memory.page();
     writeGuestCd(memory, cd, tables, ASID);
-    const bytes = new Uint8Array(16);
-    const view = new DataView(bytes.buffer);
-    for (const [index, word] of guestSte(cd, { ats: true }).entries())
-      view.setBigUint64(index * 8, word, true);
     return {
-      nested: { type: IOMMU_HWPT_DATA_ARM_SMMUV3, bytes },
+      nested: { type: IOMMU_HWPT_DATA_ARM_SMMUV3, bytes: words(...guestSte(cd, { ats: true })) },
       map: (iova, ipa) => tables.map(iova, ipa),
     };
   },
@@ -79,23 +80,33 @@ const arm: VendorCase = {
 
 export const VENDOR_CASES: readonly VendorCase[] = [arm];
 
-/** So many IOMMUs of each vendor, named iommu0 on, each with two devices that have ATCs. */
-export function partsOf(...vendors: readonly Vendor[]): MachineParts {
-  const name = (index: number): string => `0000:${(index + 1).toString(16).padStart(2, '0')}:00.0`;
+/** An IOMMU: its kind, and what of its registers is not as usual. */
+export type IommuSpec = Vendor | { readonly vendor: Vendor; readonly registers: IommuSettings['registers'] };
+
+/** Such IOMMUs, named iommu0 on, each with two devices that have ATCs: those of iommu1 are vfio2 and vfio3. */
+export function partsOf(...iommus: readonly IommuSpec[]): MachineParts {
   return {
-    iommus: vendors.map((vendor, index) => ({ name: `iommu${index}`, vendor, settings: {} })),
-    devices: vendors.flatMap((_, iommu) =>
-      [0, 1].map((each) => {
-        const index = iommu * 2 + each;
-        const requesterId = (index + 1) << 8;
-        const model = 'dma-engine' as const;
-        return { name: name(index), iommu: `iommu${iommu}`, requesterId, pasids: 16, ats: true, model };
-      }),
-    ),
+    iommus: iommus.map((spec, index) => {
+      const { vendor, ...settings } = 'vendor' in spec ? spec : { vendor: spec };
+      return { name: `iommu${index}`, vendor, settings };
+    }),
+    devices: iommus.flatMap((_, iommu) => [2 * iommu, 2 * iommu + 1].map((index) => device(iommu, index))),
+  };
+}
+
+function device(iommu: number, index: number): DevicePart {
+  const bus = index + 1;
+  return {
+    name: `0000:${bus.toString(16).padStart(2, '0')}:00.0`,
+    iommu: `iommu${iommu}`,
+    requesterId: bus << 8,
+    pasids: 16,
+    ats: true,
+    model: 'none',
   };
 }
 
 /** A machine with such IOMMUs that serves the trial uAPI. */
-export function trialMachine(...vendors: readonly Vendor[]): Kernel {
-  return new Kernel({ parts: partsOf(...vendors), uapis: ['rfc-2023-12'] });
+export function trialMachine(...iommus: readonly IommuSpec[]): Kernel {
+  return new Kernel({ parts: partsOf(...iommus), uapis: ['rfc-2023-12'] });
 }

@@ -4,7 +4,7 @@ import * as rfc from '../../abi/rfc-2023-12.ts';
 import * as vfio from '../../abi/vfio.ts';
 import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../../abi/viommu.ts';
 import { bytesOf, GuestMemory, textOf } from '../../iommu/arm-smmu-v3/test-program.ts';
-import { BUFFER, Program, type Answer } from '../../iommufd/testing/program.ts';
+import { BUFFER, PAGE, Program, type Answer } from '../../iommufd/testing/program.ts';
 import type { Kernel } from '../kernel.ts';
 
 // For tests: a VMM that has devices of a machine from VFIO, and a guest's memory.
@@ -14,6 +14,7 @@ const MIB = 0x10_0000n;
 export const GUEST = 0x4000_0000n;
 const GUEST_VA = 0x7f00_0000_0000n;
 const GUEST_BYTES = 16n * MIB;
+const OTHER_VA = 0x7f10_0000_0000n;
 /** Data that a request points to, beside what Program puts to BUFFER. */
 const DATA = BUFFER + 0x8000n;
 
@@ -87,9 +88,30 @@ export class Vm extends Program {
     return Math.abs(this.call(VIOMMU_DEVICE_DMA, viommu_device_dma, values, fd).rc);
   }
 
+  /** Gives the guest other memory in the place of all it has; `text` stands at the start of each page of it. */
+  exchangeMemory(text: string): void {
+    assert(this.unmap(this.ioasId, GUEST, GUEST_BYTES).rc === 0, 'the guest loses its memory');
+    this.process.memory.map(OTHER_VA, GUEST_BYTES);
+    for (let at = 0n; at < 0x10n; at++) this.write(OTHER_VA + at * PAGE, bytesOf(text));
+    this.map(this.ioasId, { iova: GUEST, va: OTHER_VA, length: GUEST_BYTES });
+  }
+
   /** A stage 2 of the guest's memory. */
   parent(device: Passed): number {
     return this.hwpt(device.id, this.ioasId, abi.IOMMU_HWPT_ALLOC_NEST_PARENT);
+  }
+
+  /** Linux's nested HWPT: on a parent or a viommu. The errno, or its id. */
+  linuxNested(device: Passed, on: number, data: DriverData): { errno: number; id: number } {
+    this.write(DATA, data.bytes);
+    const { rc, out } = this.tryHwpt({
+      dev_id: device.id,
+      pt_id: on,
+      data_type: data.type,
+      data_len: data.bytes.length,
+      data_uptr: DATA,
+    });
+    return { errno: Math.abs(rc), id: out.out_hwpt_id };
   }
 
   // ---- the trial uAPI ----

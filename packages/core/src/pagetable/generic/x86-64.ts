@@ -8,16 +8,20 @@ const { P, RW, US, A, D, PS } = X86_ENTRY;
 const LEAF_LEVEL_MAX = 2;
 
 const SIZES = [0, 1, 2, 3, 4].map((level) => (level <= LEAF_LEVEL_MAX ? [itemBits(level)] : []));
+const NONE: readonly number[] = [];
 const PLAIN: EntryBits = { lo: 0, hi: 0 };
 const LARGE: EntryBits = { lo: PS, hi: 0 };
 
-/** `tableLo` goes into every entry that leads to a table: {@link X86_SW_SYNCED} for a walker that is not coherent. */
-export function x86TableFormat(tableLo = 0): TableFormat {
+/**
+ * `tableLo` goes into every entry that leads to a table: {@link X86_SW_SYNCED} for a walker that is not coherent. Pages of
+ * levels above `leafLevel` are not made.
+ */
+export function x86TableFormat(tableLo = 0, leafLevel = LEAF_LEVEL_MAX): TableFormat {
   const table: EntryBits = { lo: P | RW | US | A | tableLo, hi: 0 };
   return {
     topLevelMax: 4,
     dirtyLo: 0,
-    leafSizes: (level) => SIZES[level]!,
+    leafSizes: (level) => (level <= leafLevel ? SIZES[level]! : NONE),
     kind(lo, _hi, level) {
       if ((lo & P) === 0) return ENTRY.EMPTY;
       return level === 0 || (level <= LEAF_LEVEL_MAX && (lo & PS) !== 0) ? ENTRY.LEAF : ENTRY.TABLE;

@@ -8,12 +8,12 @@ import type { ArmSmmu } from '../driver/smmu.ts';
 // arm_smmu_attach_dev()), since its VMID is; here the table is shared and each SMMU has a VMID for it.
 
 /** What the table relies on that `smmu` lacks, or null. */
-function lacks(smmu: ArmSmmu, { table, smmu: first }: ArmSmmuDomain): string | null {
+// Not whether it walks coherently: devices behind one that does not are refused when they are bound.
+function lacks(smmu: ArmSmmu, { table }: ArmSmmuDomain): string | null {
   const { features } = smmu;
   if (!features.nesting) return 'cannot nest stages';
   if (features.oas < table.oas) return `has ${features.oas}-bit addresses, the table ${table.oas}`;
   if (table.pageSizes.some((bits) => !features.pageSizes.includes(bits))) return 'lacks a size of its pages';
-  if (first.features.coherency && !features.coherency) return 'does not read tables through the caches';
   if (table.fwb && !features.s2fwb) return 'cannot force write-back, which the table relies on';
   return null;
 }

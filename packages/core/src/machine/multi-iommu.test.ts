@@ -1,0 +1,184 @@
+import { describe, expect, it } from 'vitest';
+import { EINVAL, EIO, EOPNOTSUPP } from '../abi/errno.ts';
+import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../abi/iommufd.ts';
+import { armSmmuV3 } from './arm-smmu-v3.ts';
+import { partsOf, trialMachine, VENDOR_CASES, type IommuSpec } from './testing/vendors.ts';
+import { GUEST, Vm, type Passed } from './testing/vm.ts';
+import { Kernel } from './kernel.ts';
+
+// Machines with several IOMMUs: what their devices may share, and what they may not.
+
+const IOVA = 0x7000n;
+const FOUR = [0, 1, 2, 3];
+
+/** A VM with one device behind each of the machine's IOMMUs. */
+function vmWith(...iommus: readonly IommuSpec[]): { vm: Vm; devices: Passed[] } {
+  const vm = new Vm(trialMachine(...iommus));
+  return { vm, devices: iommus.map((_, index) => vm.pass(2 * index)) };
+}
+
+const withViommus = VENDOR_CASES.filter(({ viommuType }) => viommuType !== null);
+
+describe.each(withViommus)('Linux with four IOMMUs, each $name', ({ vendor, viommuType, stage1 }) => {
+  const setUp = () => {
+    const vm = new Vm(new Kernel({ parts: partsOf(vendor, vendor, vendor, vendor) }));
+    const devices = FOUR.map((index) => vm.pass(2 * index));
+    const parents = devices.map((each) => vm.parent(each));
+    const viommus = devices.map((each, index) => {
+      const values = { type: viommuType!, dev_id: each.id, hwpt_id: parents[index]! };
+      const { rc, out } = vm.tryViommu(values);
+      expect(rc).toBe(0);
+      return out.out_viommu_id;
+    });
+    return { vm, devices, parents, viommus };
+  };
+
+  it('takes a vDEVICE on the viommu of its own physical IOMMU only', () => {
+    const { vm, devices, viommus } = setUp();
+    for (const [i, viommu] of viommus.entries())
+      for (const [j, { id }] of devices.entries())
+        if (i !== j) expect(vm.tryVdevice(viommu, id, 1n).rc).toBe(-EINVAL);
+    // Each viommu has a table of its own: all may have one virtual id.
+    for (const [index, viommu] of viommus.entries())
+      expect(vm.tryVdevice(viommu, devices[index]!.id, 1n).rc).toBe(0);
+  });
+
+  it('makes a nested HWPT on a viommu for devices of its own physical IOMMU only', () => {
+    const { vm, devices, viommus } = setUp();
+    const { nested } = stage1(vm.guest);
+    expect(vm.linuxNested(devices[1]!, viommus[0]!, nested).errno).toBe(EINVAL);
+  });
+
+  it('runs a VM with a device behind each of them', () => {
+    const { vm, devices, viommus } = setUp();
+    for (const [index, device] of devices.entries()) {
+      vm.vdevice(viommus[index]!, device.id, 0x10n + BigInt(index));
+      const tables = stage1(vm.guest);
+      const page = vm.guest.page();
+      vm.guest.write(page, `page ${index}`);
+      tables.map(IOVA, page);
+      const { errno, id } = vm.linuxNested(device, viommus[index]!, tables.nested);
+      expect([errno, vm.attach(device, id)]).toEqual([0, 0]);
+    }
+    expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map((i) => `page ${i}`));
+    expect(vm.unmap(vm.ioasId, GUEST, 0x100_0000n).rc).toBe(0);
+    expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map(() => EIO));
+  });
+});
+
+describe('Linux with SMMUs', () => {
+  it('has a stage 2 for each of them: one is refused to a device behind another', () => {
+    const { vm, devices } = vmWith(armSmmuV3, armSmmuV3);
+    const parent = vm.parent(devices[0]!);
+    expect(vm.attach(devices[1]!, parent)).toBe(EINVAL);
+    expect(vm.attach(devices[0]!, parent)).toBe(0);
+  });
+
+  it('gives an IOAS a domain for each SMMU by itself', () => {
+    const { vm, devices } = vmWith(armSmmuV3, armSmmuV3, armSmmuV3, armSmmuV3);
+    const page = vm.guest.page();
+    for (const [index, device] of devices.entries()) {
+      expect(vm.attach(device, vm.ioasId)).toBe(0);
+      expect(vm.deviceWrites(device, page + BigInt(index), String(index))).toBe(0);
+    }
+    expect(vm.guest.text(page, 4)).toBe('0123');
+  });
+});
+
+describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ vendor, stage1, idType }) => {
+  it('names them, so that a VMM knows how many viommus it needs', () => {
+    const kernel = trialMachine(vendor, vendor, vendor, vendor);
+    const vm = new Vm(kernel);
+    const devices = [0, 1, 2, 3, 4, 5, 6, 7].map((index) => vm.pass(index));
+    const ids = devices.map((each) => vm.piommu(each));
+    expect(ids).toEqual([1, 1, 2, 2, 3, 3, 4, 4]);
+    vm.giveBack(devices[6]!);
+    const other = new Vm(kernel, 200);
+    expect(other.piommu(other.pass(6))).toBe(4);
+  });
+
+  it('runs a VM on one stage 2, with a viommu for each', () => {
+    const { vm, devices } = vmWith(vendor, vendor, vendor, vendor);
+    const parent = vm.parent(devices[0]!);
+    const viommuOf = new Map<number, number>();
+    for (const [index, device] of devices.entries()) {
+      const piommu = vm.piommu(device);
+      const viommu = viommuOf.get(piommu) ?? vm.rfcViommu(device, parent);
+      viommuOf.set(piommu, viommu);
+      // One virtual id in four tables.
+      expect(vm.assign(device, viommu, idType, 9n)).toBe(0);
+      const tables = stage1(vm.guest);
+      const page = vm.guest.page();
+      vm.guest.write(page, `page ${index}`);
+      tables.map(IOVA, page);
+      expect(vm.attach(device, vm.rfcNested(device, parent, viommu, tables.nested))).toBe(0);
+    }
+    expect(viommuOf.size).toBe(4);
+    expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map((i) => `page ${i}`));
+    expect(vm.unmap(vm.ioasId, GUEST, 0x100_0000n).rc).toBe(0);
+    expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map(() => EIO));
+  });
+
+  it('gives all back when devices and files are closed', () => {
+    const { vm, devices } = vmWith(vendor, vendor, vendor, vendor);
+    const parent = vm.parent(devices[0]!);
+    for (const device of devices) expect(vm.attach(device, vm.rfcViommu(device, parent))).toBe(0);
+    for (const device of devices) vm.giveBack(device);
+    vm.context.release();
+    expect(vm.context.objects.empty).toBe(true);
+    expect(vm.kernel.physical.frames.pinned).toBe(0);
+  });
+});
+
+describe('SMMUs of mixed capabilities', () => {
+  const full = armSmmuV3;
+  const smmu = (registers: Record<string, Record<string, number>>): IommuSpec => ({
+    vendor: armSmmuV3,
+    registers,
+  });
+  const noStage2 = smmu({ IDR0: { S2P: 0, Hyp: 0, VMID16: 0, VMW: 0 } });
+  const small = smmu({ IDR5: { OAS: 2, VAX: 0, DS: 0 } });
+
+  it('nest where they can: one without stage 2 has neither a nest parent nor a viommu', () => {
+    const { vm, devices } = vmWith(full, noStage2);
+    const flags = IOMMU_HWPT_ALLOC_NEST_PARENT;
+    const values = { dev_id: devices[1]!.id, pt_id: vm.ioasId, flags };
+    expect(vm.tryHwpt(values).rc).toBe(-EOPNOTSUPP);
+    expect(vm.tryRfcViommu(devices[1]!, vm.parent(devices[0]!)).rc).toBe(-EOPNOTSUPP);
+    expect(vm.attach(devices[1]!, vm.ioasId)).toBe(0);
+  });
+
+  it('share a stage 2 that the lesser can walk, and not one that it cannot', () => {
+    const { vm, devices } = vmWith(full, small);
+    expect(vm.tryRfcViommu(devices[1]!, vm.parent(devices[0]!)).rc).toBe(-EINVAL);
+    const parent = vm.parent(devices[1]!);
+    const viommus = devices.map((each) => vm.rfcViommu(each, parent));
+    const page = vm.guest.page();
+    for (const [index, device] of devices.entries()) {
+      expect(vm.attach(device, viommus[index]!)).toBe(0);
+      expect(vm.deviceWrites(device, page + BigInt(index), String(index))).toBe(0);
+    }
+    expect(vm.guest.text(page, 2)).toBe('01');
+  });
+
+  it.each([
+    ['pages of 64 KiB only', { IDR5: { GRAN4K: 0, GRAN16K: 0 } }],
+    ['no forced write-back', { IDR3: { FWB: 0 } }],
+  ])('do not share a stage 2 with one that has %s', (_, registers) => {
+    const { vm, devices } = vmWith(full, smmu(registers), smmu({}));
+    const parent = vm.parent(devices[0]!);
+    expect(devices.map((each) => vm.tryRfcViommu(each, parent).rc)).toEqual([0, -EINVAL, 0]);
+  });
+
+  it('invalidate in each what each has: one by ranges, one page by page', () => {
+    const { vm, devices } = vmWith(full, smmu({ IDR3: { RIL: 0 } }));
+    const parent = vm.parent(devices[0]!);
+    const page = vm.guest.page();
+    for (const device of devices) {
+      expect(vm.attach(device, vm.rfcViommu(device, parent))).toBe(0);
+      expect(vm.deviceWrites(device, page, 'x')).toBe(0);
+    }
+    vm.exchangeMemory('other');
+    expect(devices.map((each) => vm.deviceReads(each, page, 5))).toEqual(['other', 'other']);
+  });
+});

@@ -123,9 +123,9 @@ describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ ve
     const { vm, devices } = vmWith(vendor, vendor, vendor, vendor);
     const parent = vm.parent(devices[0]!);
     for (const device of devices) expect(vm.attach(device, vm.rfcViommu(device, parent))).toBe(0);
-    for (const device of devices) vm.giveBack(device);
-    vm.context.release();
-    expect(vm.context.objects.empty).toBe(true);
+    const { context } = vm;
+    vm.process.exit();
+    expect(context.objects.empty).toBe(true);
     expect(vm.kernel.physical.frames.pinned).toBe(0);
   });
 });

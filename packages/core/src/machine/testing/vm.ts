@@ -71,7 +71,7 @@ export class Vm extends Program {
 
   /** Closes the device's file, which unbinds it. */
   giveBack({ fd }: Passed): void {
-    this.file(fd).release?.();
+    this.process.close(fd);
   }
 
   /** What the device reads, or the errno. */

@@ -89,6 +89,40 @@ struct iommu_hwpt_alloc {
 };
 IOMMUFD_SIZE(iommu_hwpt_alloc, 48);
 
+enum { IOMMU_HWPT_DATA_VTD_S1 = 1 };
+
+struct iommu_hwpt_vtd_s1 {
+	uint64_t flags;
+	uint64_t pgtbl_addr; /* where the nesting parent's memory has the guest's top table */
+	uint32_t addr_width; /* 48 for four levels, 57 for five */
+	uint32_t __reserved;
+};
+IOMMUFD_SIZE(iommu_hwpt_vtd_s1, 24);
+
+enum { IOMMU_HW_INFO_TYPE_INTEL_VTD = 1 };
+
+#define IOMMU_GET_HW_INFO IOMMUFD_REQUEST(0x8a)
+struct iommu_hw_info {
+	uint32_t size;
+	uint32_t flags;
+	uint32_t dev_id;
+	uint32_t data_len;
+	uint64_t data_uptr;
+	uint32_t out_data_type;
+	uint8_t out_max_pasid_log2;
+	uint8_t __reserved[3];
+	uint64_t out_capabilities;
+};
+IOMMUFD_SIZE(iommu_hw_info, 40);
+
+struct iommu_hw_info_vtd {
+	uint32_t flags;
+	uint32_t __reserved;
+	uint64_t cap_reg;
+	uint64_t ecap_reg;
+};
+IOMMUFD_SIZE(iommu_hw_info_vtd, 24);
+
 #define IOMMU_HWPT_INVALIDATE IOMMUFD_REQUEST(0x8d)
 struct iommu_hwpt_invalidate {
 	uint32_t size;
@@ -100,6 +134,17 @@ struct iommu_hwpt_invalidate {
 	uint32_t __reserved;
 };
 IOMMUFD_SIZE(iommu_hwpt_invalidate, 32);
+
+enum { IOMMU_HWPT_INVALIDATE_DATA_VTD_S1 = 0 };
+enum { IOMMU_VTD_INV_FLAGS_LEAF = 1 << 0 };
+
+struct iommu_hwpt_vtd_s1_invalidate {
+	uint64_t addr;
+	uint64_t npages; /* of 4 KiB */
+	uint32_t flags;
+	uint32_t __reserved;
+};
+IOMMUFD_SIZE(iommu_hwpt_vtd_s1_invalidate, 24);
 
 #define IOMMU_VIOMMU_ALLOC IOMMUFD_REQUEST(0x90)
 struct iommu_viommu_alloc {

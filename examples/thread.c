@@ -18,27 +18,17 @@ static struct iommu_rfc_hwpt_alloc nested = { .size = sizeof(nested) };
 /* As attach_guest(), by the requests of the thread. */
 static void attach_guest_of_the_thread(int iommu)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommu };
-	struct iommu_hwpt_alloc parent = { .size = sizeof(parent), .flags = IOMMU_HWPT_ALLOC_NEST_PARENT };
 	struct iommu_rfc_hw_info info = { .size = sizeof(info) };
 	struct iommu_dev_assign_virtual_id assign = {
 		.size = sizeof(assign), .id_type = IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID, .id = VIRTUAL_SID,
 	};
 	/* Valid, with stage 1, write-back tables and ATS (IHI 0070, 5.2). */
 	uint64_t ste[2] = { 1 | (5UL << 1) | CONTEXT_DESCRIPTOR, (1UL << 2) | (1UL << 4) | (3UL << 6) | (1UL << 28) };
-	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
 
-	device = open("/dev/vfio/devices/vfio0", O_RDWR | O_CLOEXEC);
-	if (device < 0)
-		stop("/dev/vfio/devices/vfio0");
-	request(device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
-	info.dev_id = parent.dev_id = viommu.dev_id = assign.dev_id = nested.dev_id = bind.out_devid;
+	info.dev_id = viommu.dev_id = assign.dev_id = nested.dev_id = bind_device(iommu);
 	request(iommu, IOMMU_RFC_GET_HW_INFO, &info, "IOMMU_RFC_GET_HW_INFO");
 	say("the device is behind physical IOMMU %u, which takes a viommu", info.out_piommu_id);
-	parent.pt_id = ioas_alloc(iommu);
-	request(iommu, IOMMU_HWPT_ALLOC, &parent, "IOMMU_HWPT_ALLOC");
-	ioas_map(iommu, parent.pt_id, guest, GUEST_BYTES, 0);
-	viommu.hwpt_id = nested.pt_id = parent.out_hwpt_id;
+	viommu.hwpt_id = nested.pt_id = make_parent(iommu, nested.dev_id);
 	request(iommu, IOMMU_RFC_VIOMMU_ALLOC, &viommu, "IOMMU_RFC_VIOMMU_ALLOC");
 	assign.viommu_id = nested.viommu_id = viommu.out_viommu_id;
 	request(iommu, IOMMU_DEV_ASSIGN_VIRTUAL_ID, &assign, "IOMMU_DEV_ASSIGN_VIRTUAL_ID");
@@ -46,8 +36,7 @@ static void attach_guest_of_the_thread(int iommu)
 	nested.data_len = sizeof(ste);
 	nested.data_uptr = (uintptr_t)ste;
 	request(iommu, IOMMU_RFC_HWPT_ALLOC, &nested, "IOMMU_RFC_HWPT_ALLOC");
-	attach.pt_id = nested.out_hwpt_id;
-	request(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+	attach_device(nested.out_hwpt_id);
 }
 
 static void two_requests(int iommu)

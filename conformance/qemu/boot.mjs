@@ -15,7 +15,9 @@ const MACHINE = {
 };
 const CONSOLE = { x86: 'ttyS0', arm64: 'ttyAMA0' };
 /** No device, no configuration and no window but what is asked for. */
-const BARE = '-nodefaults -no-user-config -display none -serial stdio -monitor none -no-reboot'.split(' ');
+export const BARE = '-nodefaults -no-user-config -display none -serial stdio -monitor none -no-reboot'.split(
+  ' ',
+);
 
 /**
  * @typedef {object} Run
@@ -25,15 +27,20 @@ const BARE = '-nodefaults -no-user-config -display none -serial stdio -monitor n
  * @property {string | null} trouble why it is no proper end, or null
  */
 
+/** The command line of a guest's kernel. @param {string[]} uses what guest.sh is to try out */
+export function kernelOptions(guest, append, uses) {
+  return `console=${CONSOLE[guest]} panic=-1 ${append} viommu=${uses.join(',')}`;
+}
+
 /** QEMU's arguments for a guest of a kind. */
-export function qemuArguments({ guest, memory = 512, initramfs, append = '', args = [] }) {
+export function qemuArguments({ guest, memory = 512, initramfs, append = '', uses = [], args = [] }) {
   const { kernel } = guestFiles(guest);
   return [
     ...MACHINE[guest],
     ...['-accel', 'tcg', '-m', String(memory)],
     ...BARE,
     ...['-kernel', kernel, '-initrd', initramfs],
-    ...['-append', `console=${CONSOLE[guest]} panic=-1 ${append}`.trim()],
+    ...['-append', kernelOptions(guest, append, uses)],
     ...args,
   ];
 }
@@ -41,9 +48,10 @@ export function qemuArguments({ guest, memory = 512, initramfs, append = '', arg
 /**
  * Boots a guest, and waits until it powers off.
  *
- * @param {{ guest: 'x86' | 'arm64', prefix?: string[], append?: string, args?: string[], memory?: number,
+ * @param {{ guest: 'x86' | 'arm64', prefix?: string[], append?: string, uses?: string[],
+ *   args?: string[], memory?: number,
  *   timeout?: number, onLine?: (line: string) => void }} options `prefix` is the command that runs QEMU; `append` goes
- *   to the kernel's command line; `memory` is in MiB, `timeout` in seconds
+ *   to the kernel's command line, `uses` names what the guest tries out; `memory` is in MiB, `timeout` in seconds
  * @returns {Promise<Run>}
  */
 export async function boot({ prefix = [], timeout = 120, onLine = () => {}, ...options }) {

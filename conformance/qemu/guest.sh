@@ -3,11 +3,12 @@
 # The kernel's command line says which devices to use: viommu=nvme,console
 
 say() { echo "guest: $*" >/dev/kmsg; }
+now() { cut -d' ' -f1 /proc/uptime; }
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-say "up after $(cut -d' ' -f1 /proc/uptime) s"
+say "up after $(now) s"
 
 # Devices, the driver that has them, and how their DMA is translated.
 for device in /sys/bus/pci/devices/*; do
@@ -34,15 +35,18 @@ try_nvme() {
 # A line to the other end of the virtio console, and the one that comes back.
 try_console() {
 	[ -e /dev/hvc0 ] || { say "fail console: no /dev/hvc0"; return; }
-	stty -F /dev/hvc0 raw -echo
+	# Kept open: what stty says holds until the last close.
 	exec 3<>/dev/hvc0
+	stty raw -echo <&3
 	echo "hello from guest" >&3
 	read -t 20 answer <&3 || answer="nothing"
 	say "ok console $answer"
 }
 
 for what in $(sed -n 's/.*viommu=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do
+	began=$(now)
 	"try_$what"
+	say "time $what $began $(now)"
 done
-say "done after $(cut -d' ' -f1 /proc/uptime) s"
+say "done after $(now) s"
 poweroff -f

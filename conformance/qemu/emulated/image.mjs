@@ -41,7 +41,7 @@ function* walk(from, name) {
   }
 }
 
-function* entries({ work, command, initramfs }) {
+function* entries({ work, command, initramfs, machine }) {
   for (const name of ['dev', 'proc', 'sys', 'tmp', 'run', 'busybox']) yield { name };
   for (const name of TAKEN)
     if (existsSync(`${EMULATED.root}/${name}`)) yield* take(`${EMULATED.root}/${name}`, name);
@@ -56,6 +56,7 @@ function* entries({ work, command, initramfs }) {
   yield { name: 'guest', mode: 0o755 };
   yield { name: 'guest/vmlinuz', data: readFileSync(kernel) };
   yield { name: 'guest/initramfs.gz', data: readFileSync(initramfs) };
+  yield { name: 'machine.yaml', data: readFileSync(machine) };
   yield { name: 'command', data: Buffer.from(command) };
   yield { name: 'init', data: readFileSync(INIT) };
 }
@@ -64,8 +65,8 @@ function* entries({ work, command, initramfs }) {
  * Writes the file system to `file`.
  *
  * @param {string} file
- * @param {{ work: string, command: string, initramfs: string }} content `command` is a shell script that the machine
- *   runs when it is up, `initramfs` that of the guest, `work` a directory for what is made on the way
+ * @param {{ work: string, command: string, initramfs: string, machine: string }} content `command` is a shell script that
+ *   the machine runs when it is up, `initramfs` that of the guest, `machine` viommu's machine file, `work` a directory for what is made on the way
  */
 export function writeImage(file, content) {
   const seen = new Map();

@@ -1,0 +1,84 @@
+#!/usr/bin/env node
+// Runs QEMU 11.1, unmodified, under viommu: guests use viommu's devices through viommu's IOMMUs. Fetches QEMU and the
+// guests from Debian where they are missing.
+//
+// run.mjs [--verbose] [--keep DIRECTORY] [--timeout SECONDS] [--json FILE] [CASE ...]
+//
+//   CASE        one of those in cases.mjs; without one, all
+//   --verbose   shows what the guest prints
+//   --keep      leaves what the guest printed and viommu's trace in CASE.log and CASE.trace there
+
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { parseArgs } from 'node:util';
+import { repository } from '../linux/tree.mjs';
+import { writeReport } from '../report.mjs';
+import { boot } from './boot.mjs';
+import { CASES } from './cases.mjs';
+import { judge, tell } from './judge.mjs';
+import { ensureQemu } from './tree.mjs';
+
+const viommu = `${repository}packages/cli/bin/viommu.js`;
+
+function usage(message) {
+  console.error(`run.mjs: ${message}`);
+  process.exit(2);
+}
+
+function parse() {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        verbose: { type: 'boolean', default: false },
+        keep: { type: 'string' },
+        timeout: { type: 'string', default: '120' },
+        json: { type: 'string' },
+      },
+    });
+    const known = CASES.map(({ name }) => name);
+    for (const name of positionals)
+      if (!known.includes(name)) usage(`there is no case ${name}; there are ${known.join(', ')}`);
+    const cases = CASES.filter(({ name }) => positionals.length === 0 || positionals.includes(name));
+    return { ...values, timeout: Number(values.timeout), cases };
+  } catch (error) {
+    return usage(error.message);
+  }
+}
+
+async function play(test, options, directory) {
+  const traceFile = `${directory}/${test.name}.trace`;
+  const run = await boot({
+    ...test,
+    prefix: [
+      ...[process.execPath, viommu, 'run', '--machine', test.machine, '--trace', traceFile, '--'],
+      ...test.shell,
+    ],
+    timeout: options.timeout,
+    onLine: (line) => {
+      if (options.verbose) console.log(line);
+    },
+  });
+  writeFileSync(`${directory}/${test.name}.log`, `${run.lines.join('\n')}\n`);
+  const traced = existsSync(traceFile) ? readFileSync(traceFile, 'utf8').split('\n') : [];
+  return { run, wrong: judge(test, run, traced) };
+}
+
+const options = parse();
+ensureQemu(...new Set(options.cases.map(({ guest }) => guest)));
+if (options.keep !== undefined) mkdirSync(options.keep, { recursive: true });
+const directory = options.keep ?? mkdtempSync(`${tmpdir()}/viommu-qemu-`);
+const failures = [];
+try {
+  for (const test of options.cases) {
+    const { run, wrong } = await play(test, options, directory);
+    tell(test, run, wrong, options.verbose);
+    if (wrong.length > 0) failures.push(test.name);
+  }
+} finally {
+  if (options.keep === undefined) rmSync(directory, { recursive: true, force: true });
+}
+const pass = options.cases.length - failures.length;
+console.log(`${pass} passed, ${failures.length} failed`);
+writeReport(options.json, { pass, fail: failures.length, skip: 0, failures });
+if (failures.length > 0) process.exitCode = 1;

@@ -1,8 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import { EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOTTY, EOPNOTSUPP } from '../abi/errno.ts';
 import * as rfc from '../abi/rfc-2023-12.ts';
+import { intelIommu } from './intel-iommu.ts';
 import { Kernel } from './kernel.ts';
-import { partsOf, trialMachine, VENDOR_CASES, type GuestStage1, type VendorCase } from './testing/vendors.ts';
+import {
+  NAMED_CASES,
+  partsOf,
+  trialMachine,
+  VENDOR_CASES,
+  type GuestStage1,
+  type VendorCase,
+} from './testing/vendors.ts';
 import { GUEST, Vm, type Passed } from './testing/vm.ts';
 
 // The trial uAPI rfc-2023-12 on each vendor's IOMMUs: docs/rfc-2023-12.md.
@@ -15,7 +23,7 @@ function nestedVm({ vendor, idType, stage1 }: VendorCase) {
   const device = vm.pass(0);
   const parent = vm.parent(device);
   const viommu = vm.rfcViommu(device, parent);
-  expect(vm.assign(device, viommu, idType, 0x99n)).toBe(0);
+  vm.name(device, viommu, idType, 0x99n);
   const tables = stage1(vm.guest);
   const hwpt = vm.rfcNested(device, parent, viommu, tables.nested);
   expect(vm.attach(device, hwpt)).toBe(0);
@@ -116,7 +124,7 @@ describe.each(VENDOR_CASES)('a viommu of the thread on $name', (vendor) => {
   });
 });
 
-describe.each(VENDOR_CASES)('a virtual id on $name', (vendor) => {
+describe.each(NAMED_CASES)('a virtual id on $name', (vendor) => {
   const setUp = () => {
     const vm = new Vm(trialMachine(vendor.vendor, vendor.vendor));
     const devices = [0, 1, 2].map((index) => vm.pass(index)) as [Passed, Passed, Passed];
@@ -185,13 +193,26 @@ describe.each(VENDOR_CASES)('a virtual id on $name', (vendor) => {
   });
 });
 
+it('devices behind VT-d have no virtual ids: the thread has none for them', () => {
+  const vm = new Vm(trialMachine(intelIommu));
+  const device = vm.pass(0);
+  const viommu = vm.rfcViommu(device, vm.parent(device));
+  for (const type of Object.values(rfc.iommu_dev_virtual_id_type))
+    expect(vm.assign(device, viommu, type, 1n)).toBe(EOPNOTSUPP);
+});
+
 describe.each(VENDOR_CASES)('invalidations of the thread on $name', (vendor) => {
   it('are for the IOTLB, by its HWPT, and for the device, by its id', () => {
     const { vm, device, hwpt, change, seen } = nestedVm(vendor);
     expect(seen()).toBe('old');
     change();
     const { atcCommand, iotlbCommand } = vendor;
+    const names: string[] = [];
+    vm.kernel.trace.subscribe((event) => {
+      if (event.kind === 'command') names.push(String(event['name']));
+    });
     expect(vm.iotlbSync(hwpt, iotlbCommand(IOVA))).toEqual([0, 1]);
+    expect(names).toEqual(vendor.iotlbCommands);
     if (atcCommand !== null) {
       // The guest has not yet told the ATC. Which id it has for the device does not matter.
       expect(seen()).toBe('old');

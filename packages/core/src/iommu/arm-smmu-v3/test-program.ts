@@ -232,13 +232,24 @@ export class GuestMemory {
   }
 }
 
-/** Stage 1 tables of a guest: 4 KiB pages, 48 bits, four levels. */
+/** What entries of four levels of 4 KiB tables say beside an address. */
+export interface EntryFormat {
+  readonly table: bigint;
+  readonly page: bigint;
+  readonly readOnlyPage: bigint;
+}
+
+const VMSA: EntryFormat = { table: TABLE, page: LEAF, readOnlyPage: LEAF | READ_ONLY };
+
+/** Stage 1 tables of a guest: 4 KiB pages, 48 bits, four levels; VMSAv8-64 where `format` says nothing else. */
 export class GuestTables {
   readonly memory: GuestMemory;
   readonly root: bigint;
+  readonly #format: EntryFormat;
 
-  constructor(memory: GuestMemory) {
+  constructor(memory: GuestMemory, format: EntryFormat = VMSA) {
     this.memory = memory;
+    this.#format = format;
     this.root = memory.page();
   }
 
@@ -248,7 +259,7 @@ export class GuestTables {
       const at = table + ((iova >> (39n - level * LEVEL_BITS)) & 511n) * 8n;
       let descriptor = this.memory.read64(at);
       if (descriptor === 0n) {
-        descriptor = this.memory.page() | TABLE;
+        descriptor = this.memory.page() | this.#format.table;
         this.memory.write64(at, descriptor);
       }
       table = descriptor & ADDRESS;
@@ -257,7 +268,8 @@ export class GuestTables {
   }
 
   map(iova: bigint, ipa: bigint, writable = true): void {
-    this.memory.write64(this.#entry(iova), LEAF | (writable ? 0n : READ_ONLY) | ipa);
+    const { page, readOnlyPage } = this.#format;
+    this.memory.write64(this.#entry(iova), (writable ? page : readOnlyPage) | ipa);
   }
 
   unmap(iova: bigint): void {

@@ -3,13 +3,20 @@ import {
   IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID,
   IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
   IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3,
+  IOMMU_HWPT_IOTLB_SYNC_DATA_VTD_S1,
 } from '../../abi/rfc-2023-12.ts';
-import { IOMMU_HWPT_DATA_ARM_SMMUV3, IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../../abi/iommufd.ts';
+import {
+  IOMMU_HWPT_DATA_ARM_SMMUV3,
+  IOMMU_HWPT_DATA_VTD_S1,
+  IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+} from '../../abi/iommufd.ts';
+import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommufd-data.ts';
 import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../../iommu/arm-smmu-v3/test-program.ts';
-import type { GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
+import type { EntryFormat, GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
 import { armSmmuV3 } from '../arm-smmu-v3.ts';
+import { intelIommu } from '../intel-iommu.ts';
 import type { IommuSettings, Vendor } from '../vendor.ts';
 import type { DriverData } from './vm.ts';
 
@@ -26,8 +33,8 @@ export interface GuestStage1 {
 export interface VendorCase {
   readonly name: string;
   readonly vendor: Vendor;
-  /** The type of virtual id that names a device, and one that its devices do not have. */
-  readonly idType: number;
+  /** The type of virtual id that names a device, null where it has none; and one that its devices do not have. */
+  readonly idType: number | null;
   readonly foreignIdType: number;
   /** The largest virtual id, a mask of ones. */
   readonly idLast: bigint;
@@ -37,6 +44,8 @@ export interface VendorCase {
   stage1(memory: GuestMemory): GuestStage1;
   /** What takes a page out of the IOTLB. */
   iotlbCommand(iova: bigint): DriverData;
+  /** What of that the hardware is sent. */
+  readonly iotlbCommands: readonly string[];
   /** What takes it out of the ATC of the device that the guest calls `id`; null where the driver sees to that. */
   atcCommand: ((id: bigint, iova: bigint) => DriverData) | null;
 }
@@ -74,11 +83,48 @@ const arm: VendorCase = {
   },
   iotlbCommand: (iova) =>
     smmuCommands(IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3, guestCommand.tlbiVa(ASID, iova)),
+  iotlbCommands: ['CMD_TLBI_NH_VA', 'CMD_SYNC'],
   atcCommand: (id, iova) =>
     smmuCommands(IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3, guestCommand.atcInv(Number(id), iova, 0n)),
 };
 
-export const VENDOR_CASES: readonly VendorCase[] = [arm];
+/** Present, writable, user, accessed, dirty. */
+const X86: EntryFormat = { table: 0x27n, page: 0x67n, readOnlyPage: 0x65n };
+
+const intel: VendorCase = {
+  name: 'intel-iommu',
+  vendor: intelIommu,
+  idType: null,
+  foreignIdType: IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
+  idLast: 0xffffn,
+  viommuType: null,
+  stage1(memory) {
+    const tables = new GuestTables(memory, X86);
+    const bytes = new Uint8Array(iommu_hwpt_vtd_s1.size);
+    iommu_hwpt_vtd_s1.write(bytes, 0, { flags: 0n, pgtbl_addr: tables.root, addr_width: 48, __reserved: 0 });
+    return {
+      nested: { type: IOMMU_HWPT_DATA_VTD_S1, bytes },
+      map: (iova, ipa) => tables.map(iova, ipa),
+    };
+  },
+  iotlbCommand(iova) {
+    const bytes = new Uint8Array(iommu_hwpt_vtd_s1_invalidate.size);
+    iommu_hwpt_vtd_s1_invalidate.write(bytes, 0, { addr: iova, npages: 1n, flags: 0, __reserved: 0 });
+    return { type: IOMMU_HWPT_IOTLB_SYNC_DATA_VTD_S1, bytes };
+  },
+  // "vt-d will generate ATC invalidations under that function too" (message 7).
+  iotlbCommands: ['P_IOTLB_INV', 'DEV_TLB_INV', 'INV_WAIT'],
+  atcCommand: null,
+};
+
+export const VENDOR_CASES: readonly VendorCase[] = [arm, intel];
+
+function hasIds(each: VendorCase): each is VendorCase & { readonly idType: number } {
+  return each.idType !== null;
+}
+
+/** Those whose devices have virtual ids. */
+export const NAMED_CASES = VENDOR_CASES.filter(hasIds);
 
 /** An IOMMU: its kind, and what of its registers is not as usual. */
 export type IommuSpec = Vendor | { readonly vendor: Vendor; readonly registers: IommuSettings['registers'] };

@@ -133,6 +133,13 @@ export class Vm extends Program {
     return Math.abs(this.call(rfc.IOMMU_DEV_ASSIGN_VIRTUAL_ID, rfc.iommu_dev_assign_virtual_id, values).rc);
   }
 
+  /** Gives the device a virtual id, where its kind of IOMMU has any. */
+  name(device: Passed, viommu: number, type: number | null, id: bigint): void {
+    if (type === null) return;
+    const errno = this.assign(device, viommu, type, id);
+    assert(errno === 0, `a virtual id answers ${errno}`);
+  }
+
   tryRfcNested(
     device: Passed,
     parent: number,

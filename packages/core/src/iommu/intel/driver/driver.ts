@@ -18,6 +18,7 @@ import type {
   Kernel,
   PagingDomain,
   ReservedRegion,
+  Rfc202312Ops,
 } from '../../driver.ts';
 import { IOMMU_FAULT_PAGE_REQUEST_PASID_VALID, type IopfGroup } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
@@ -48,6 +49,11 @@ export class IntelIommuDriver implements IommuDriver {
   readonly blockedDomain = new IntelBlockedDomain();
   readonly identityDomain = new IntelIdentityDomain(this);
   readonly userPasidTable = false;
+  /**
+   * The thread has no virtual ids for VT-d, and no invalidations of a device: "I think vt-d will not implement it"
+   * (message 5). A viommu is a stage 2, which any unit can have.
+   */
+  readonly rfc202312: Rfc202312Ops = { virtualIds: new Map() };
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;

@@ -24,6 +24,8 @@ export interface ConfigRegister {
   readonly clearable?: number;
   /** Survives a Function Level Reset (§6.6.2), as hardware-initialized and sticky bits do. */
   readonly sticky?: boolean;
+  /** What it reads as, where that is not what it holds. */
+  readonly onRead?: () => number;
   /** Called after a write changed, or could have changed, the register: `written` is what was written to it. */
   readonly onWrite?: (value: number, before: number, written: number) => void;
 }
@@ -38,6 +40,7 @@ export class ConfigSpace {
   readonly #owner = new Uint16Array(PCI_CFG_SPACE_EXP_BYTES);
   readonly #capabilities = new Map<number, number>();
   readonly #extended = new Map<number, number>();
+  readonly #windows: ConfigRegister[] = [];
   /** Where the next capabilities go, and where the pointer to them is. */
   #next = 0x40;
   #link = PCI_CAPABILITY_LIST;
@@ -46,6 +49,13 @@ export class ConfigSpace {
 
   /** Reads 1, 2 or 4 bytes. What lies beyond the end reads as ones. */
   read(offset: number, size: ConfigAccessSize): number {
+    for (const window of this.#windows)
+      if (offset < window.offset + window.size && window.offset < offset + size)
+        this.set(window.offset, window.size, window.onRead!());
+    return this.#held(offset, size);
+  }
+
+  #held(offset: number, size: number): number {
     let value = 0;
     for (let i = size - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0xff);
     return value;
@@ -60,7 +70,7 @@ export class ConfigSpace {
       if (owner === 0 || touched.has(owner)) continue;
       touched.add(owner);
       const register = this.#registers[owner - 1]!;
-      before.set(owner, this.read(register.offset, register.size));
+      before.set(owner, this.#held(register.offset, register.size));
     }
     const written = new Uint8Array(8);
     const first = offset & ~3;
@@ -74,7 +84,7 @@ export class ConfigSpace {
       let part = 0;
       for (let i = register.size - 1; i >= 0; i--)
         part = part * 256 + (written[register.offset + i - first] ?? 0);
-      register.onWrite?.(this.read(register.offset, register.size), before.get(owner)!, part);
+      register.onWrite?.(this.#held(register.offset, register.size), before.get(owner)!, part);
     }
   }
 
@@ -98,6 +108,7 @@ export class ConfigSpace {
     const { offset, size, value = 0, writable = 0, clearable = 0 } = register;
     assert(offset % size === 0 && offset + size <= this.#bytes.length, `a register at ${offset}`);
     this.#registers.push(register);
+    if (register.onRead !== undefined) this.#windows.push(register);
     for (let i = 0; i < size; i++) {
       assert(this.#owner[offset + i] === 0, `two registers at offset 0x${offset.toString(16)}`);
       this.#owner[offset + i] = this.#registers.length;

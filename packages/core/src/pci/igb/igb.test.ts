@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import fc from 'fast-check';
+import { ByteStorage } from '../testing/byte-storage.ts';
 import { FlatPort } from '../testing/flat-port.ts';
 import { TestSlot } from '../testing/host-bus.ts';
 import { PCI_CAP_ID_EXP, PCI_COMMAND, PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_BCR_FLR } from '../spec.ts';
@@ -215,19 +216,9 @@ describe('igb-loopback, as the selftest of VFIO drives it', () => {
   test('sees what programs store into shared memory when it is polled', () => {
     const driver = new Driver();
     const { bars } = driver.slot.pci;
-    const pages = new Uint8Array(bars[0]!.size);
-    const storage = {
-      read: (offset: bigint, into: Uint8Array): boolean => {
-        into.set(pages.subarray(parseInt(offset.toString(), 10)).subarray(0, into.length));
-        return true;
-      },
-      write: (offset: bigint, from: Uint8Array): boolean => {
-        pages.set(from, parseInt(offset.toString(), 10));
-        return true;
-      },
-    };
-    bars[0]!.memory!.share(storage, 0n);
-    const words = new DataView(pages.buffer);
+    const pages = new ByteStorage(bars[0]!.size);
+    bars[0]!.memory!.share(pages, 0n);
+    const words = pages.view;
     expect(words.getUint32(REG.RCTL, true)).toBe(RCTL_EN);
     driver.descriptor(64);
     words.setUint32(REG.EIMC, 1, true);

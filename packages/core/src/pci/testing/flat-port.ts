@@ -9,13 +9,15 @@ import type {
   TranslationRequest,
 } from '../../iommu/dma-port.ts';
 
-/** Memory without an IOMMU, from 0 on, which counts what reaches it. ATS gives a page what its address is, less `shift`. */
+/** Memory without an IOMMU, from 0 on, which counts what reaches it and may refuse some of it. ATS gives a page what its address is, less `shift`. */
 export class FlatPort implements DmaPort {
   readonly requesterId = 0x0a00;
   readonly bytes: Uint8Array;
   readonly requests: MemoryRequest[] = [];
   readonly pageRequests: PageRequestMessage[] = [];
   endpoint: DmaEndpoint | null = null;
+  /** Which 4 KiB pages may be reached: all where this is null. */
+  allowed: ReadonlySet<number> | null = null;
 
   constructor(size: number) {
     this.bytes = new Uint8Array(size);
@@ -31,6 +33,8 @@ export class FlatPort implements DmaPort {
     if (address + BigInt(data.length) > BigInt(this.bytes.length))
       return { kind: 'aborted', done: 0, reason: 'beyond the memory' };
     const at = exact(address);
+    for (let page = at >>> 12; this.allowed !== null && page <= (at + data.length - 1) >>> 12; page++)
+      if (!this.allowed.has(page)) return { kind: 'aborted', done: 0, reason: 'not allowed' };
     if (write) this.bytes.set(data, at);
     else data.set(this.bytes.subarray(at, at + data.length));
     return null;

@@ -37,7 +37,8 @@ async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
   const profile = profileNamed(options.kernel ?? machine.kernel);
   const uapis = [...machine.uapi, ...uapisNamed(options.uapi)];
   return checked(options.machine, async () => {
-    const parts = await loadParts(machine);
+    const { hostBackends } = await import('@viommu/host/device-backends');
+    const parts = await loadParts(machine, hostBackends);
     const kernel = new Kernel({ profile, uapis, mock: machine.mock, parts, trace });
     const up = kernel.bringUp();
     if (failed(up)) throw new Error(up.reason);

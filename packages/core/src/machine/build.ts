@@ -14,7 +14,7 @@ import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { Trace } from '../trace/trace.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import { BarAddresses } from './bar-addresses.ts';
-import { DEVICE_MODELS, type DeviceModelName } from './device-models.ts';
+import type { ModelMaker } from './device-models.ts';
 import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** An IOMMU of a machine. */
@@ -35,8 +35,8 @@ export interface DevicePart {
   readonly pasids: number;
   /** Whether it has a translation cache of its own. */
   readonly ats: boolean;
-  /** What it does on its own. */
-  readonly model: DeviceModelName;
+  /** Makes what it does on its own. */
+  readonly model: ModelMaker;
 }
 
 /** What a machine has beside the kernel's own mock. */
@@ -67,6 +67,7 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
     const pci = makeFunction(device, kernel.trace);
+    if (failed(pci)) return fail(pci.errno, `${device.name}: ${pci.reason}`);
     addresses.assign(pci);
     const translation = device.ats ? { ats: atsOf(pci), pri: priOf(pci) } : { ats: null, pri: null };
     const part = { ...device, ...pciEnablePasid(pci), ...translation };
@@ -80,12 +81,13 @@ export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: nu
   return devices;
 }
 
-function makeFunction({ name, model, ats, pasids }: DevicePart, trace: Trace): PciFunction {
+function makeFunction({ name, model, ats, pasids }: DevicePart, trace: Trace): Result<PciFunction> {
   const features: TranslationFeatures = {
     ...(ats ? { ats: {}, pri: 32 } : {}),
     ...(pasids > 0 ? { pasid: { width: Math.max(1, Math.ceil(Math.log2(pasids))) } } : {}),
   };
-  return new PciFunction(name, DEVICE_MODELS[model](features), trace);
+  const made = model(features);
+  return failed(made) ? made : new PciFunction(name, made, trace);
 }
 
 function atsOf(pci: PciFunction): PciAts {

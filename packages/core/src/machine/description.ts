@@ -38,6 +38,28 @@ const iommuSchema = z.strictObject({
   cmdqv: cmdqvSchema.optional().describe("Beside an SMMUv3: NVIDIA's CMDQ-V, whose queues VMs can have."),
 });
 
+const diskSchema = z
+  .strictObject({
+    bytes: z
+      .int()
+      .min(4096)
+      .max(2 ** 32)
+      .optional()
+      .describe('How large a disk in memory is.'),
+    file: name.optional().describe('The file that is the disk, as large as it is.'),
+    readOnly: z.boolean().optional().describe('Whether the disk refuses to be written.'),
+    blockBytes: z
+      .union([z.literal(512), z.literal(4096)])
+      .optional()
+      .describe('Bytes of a block.'),
+  })
+  .refine(({ bytes, file }) => bytes === undefined || file === undefined, 'bytes or file, not both');
+
+const consoleSchema = z.strictObject({
+  output: name.optional().describe('The file that gets what the driver writes.'),
+  input: name.optional().describe('The file that the driver reads.'),
+});
+
 const deviceSchema = z.strictObject({
   name: name.describe('Its PCI address (0000:0a:00.0), which is also its requester id.'),
   iommu: name.describe('The IOMMU that it is behind.'),
@@ -50,6 +72,8 @@ const deviceSchema = z.strictObject({
   pasids: z.int().min(0).max(0x100000).default(0).describe('How many PASIDs it may use.'),
   ats: z.boolean().default(false).describe('Whether it has a translation cache of its own (PCI ATS).'),
   model: z.enum(DEVICE_MODEL_NAMES).default('none').describe('What it does on its own.'),
+  disk: diskSchema.optional().describe('Of an nvme: its disk; 64 MiB of memory where this is left out.'),
+  console: consoleSchema.optional().describe('Of a virtio-console: its files.'),
 });
 
 /** What a machine file may say. Unknown keys are errors: a typing mistake must not be a default. */
@@ -81,6 +105,13 @@ export const machineSchema = z
     for (const [index, device] of machine.devices.entries()) {
       const refuse = (key: string, message: string): void =>
         context.addIssue({ code: 'custom', path: ['devices', index, key], message });
+      if (device.disk !== undefined && device.model !== 'nvme')
+        refuse('disk', `a device with the model '${device.model}' has no disk; one with 'nvme' has`);
+      if (device.console !== undefined && device.model !== 'virtio-console')
+        refuse(
+          'console',
+          `a device with the model '${device.model}' has no console; one with 'virtio-console' has`,
+        );
       const type = types.get(device.iommu);
       if (type === undefined) {
         const known = [...types.keys()].join(', ') || 'none';

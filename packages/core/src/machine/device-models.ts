@@ -1,14 +1,57 @@
-import { BareDevice } from '../pci/bare-device.ts';
-import { DmaEngine } from '../pci/dma-engine/dma-engine.ts';
+import { failed, type Result } from '../base/result.ts';
 import type { DeviceModel, TranslationFeatures } from '../pci/function.ts';
-import { Igb } from '../pci/igb/igb.ts';
+import { openDisk, type ConsoleSettings, type DeviceBackends, type DiskSettings } from './backends.ts';
 
-/** The device models that a machine file can name. */
-export const DEVICE_MODELS = {
-  none: (features: TranslationFeatures): DeviceModel => new BareDevice(features),
-  'dma-engine': (features: TranslationFeatures): DeviceModel => new DmaEngine(features),
-  'igb-loopback': (features: TranslationFeatures): DeviceModel => new Igb(features),
-} as const;
+/** What a machine file says of a device's model. */
+export interface ModelSettings {
+  readonly name: string;
+  readonly disk?: DiskSettings | undefined;
+  readonly console?: ConsoleSettings | undefined;
+}
 
-export type DeviceModelName = keyof typeof DEVICE_MODELS;
-export const DEVICE_MODEL_NAMES = Object.keys(DEVICE_MODELS) as [DeviceModelName, ...DeviceModelName[]];
+/** Makes a device. Fails where it cannot have what it needs from outside. */
+export type ModelMaker = (features: TranslationFeatures) => Result<DeviceModel>;
+
+type Load = (settings: ModelSettings, backends: DeviceBackends) => Promise<ModelMaker>;
+
+/** The device models that a machine file can name. One is loaded where a machine has it. */
+const MODELS = {
+  none: async () => {
+    const { BareDevice } = await import('../pci/bare-device.ts');
+    return (features) => new BareDevice(features);
+  },
+  'dma-engine': async () => {
+    const { DmaEngine } = await import('../pci/dma-engine/dma-engine.ts');
+    return (features) => new DmaEngine(features);
+  },
+  'igb-loopback': async () => {
+    const { Igb } = await import('../pci/igb/igb.ts');
+    return (features) => new Igb(features);
+  },
+  nvme: async ({ name, disk = {} }, backends) => {
+    const { NvmeController } = await import('../pci/nvme/controller.ts');
+    const { diskIdentity } = await import('../pci/nvme/identify.ts');
+    return (features) => {
+      const backend = openDisk(disk, backends);
+      return failed(backend) ? backend : new NvmeController(backend, diskIdentity(name), features);
+    };
+  },
+  'virtio-console': async (settings, backends) => {
+    const { VirtioConsole } = await import('../pci/virtio/console.ts');
+    return (features) => {
+      const backend = backends.openConsole(settings.console ?? {});
+      return failed(backend) ? backend : VirtioConsole.create(backend, features);
+    };
+  },
+} as const satisfies Record<string, Load>;
+
+export type DeviceModelName = keyof typeof MODELS;
+export const DEVICE_MODEL_NAMES = Object.keys(MODELS) as [DeviceModelName, ...DeviceModelName[]];
+
+export function loadModel(
+  model: DeviceModelName,
+  settings: ModelSettings,
+  backends: DeviceBackends,
+): Promise<ModelMaker> {
+  return (MODELS[model] as Load)(settings, backends);
+}

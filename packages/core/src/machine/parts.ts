@@ -1,5 +1,7 @@
 import { assert } from '../base/assert.ts';
+import { NO_BACKENDS, type DeviceBackends } from './backends.ts';
 import type { DevicePart, MachineParts } from './build.ts';
+import { loadModel, type DeviceModelName, type ModelSettings } from './device-models.ts';
 import { requesterIdOf } from './pci-address.ts';
 import type { IommuSettings, Vendor } from './vendor.ts';
 
@@ -18,10 +20,16 @@ export const IOMMU_TYPES = Object.keys(VENDORS) as [IommuType, ...IommuType[]];
 /** The kinds of IOMMU that know a device by a stream id, which is its requester id where nothing else is said. */
 export const STREAM_ID_TYPES: readonly IommuType[] = ['arm-smmu-v3'];
 
+/** What a machine file says of a device. */
+export interface DeviceDescription extends Omit<DevicePart, 'requesterId' | 'model'>, ModelSettings {
+  readonly stream?: number | undefined;
+  readonly model: DeviceModelName;
+}
+
 /** What a machine file says of IOMMUs and devices. */
 export interface PartsDescription {
   readonly iommus: readonly (IommuSettings & { readonly name: string; readonly type: IommuType })[];
-  readonly devices: readonly (Omit<DevicePart, 'requesterId'> & { readonly stream?: number | undefined })[];
+  readonly devices: readonly DeviceDescription[];
 }
 
 /** One SMMU, and one device behind it: the machine of who names none. */
@@ -32,19 +40,25 @@ export const DEFAULT_PARTS = {
   ],
 } as const satisfies PartsDescription;
 
-/** Loads the models of the IOMMUs that a machine has. Throws where one cannot be as it is described. */
-export async function loadParts(description: PartsDescription): Promise<MachineParts> {
+/**
+ * Loads the models of the IOMMUs and the devices that a machine has. Throws where one cannot be as it is described.
+ * `backends`: what devices have outside of the machine.
+ */
+export async function loadParts(
+  description: PartsDescription,
+  backends: DeviceBackends = NO_BACKENDS,
+): Promise<MachineParts> {
   const iommus = description.iommus.map(async ({ name, type, ...settings }) => {
     const vendor: Vendor = await VENDORS[type]();
     vendor.check(settings);
     return { name, vendor, settings };
   });
-  return {
-    iommus: await Promise.all(iommus),
-    devices: description.devices.map(({ stream, ...device }) => {
-      const requesterId = stream ?? requesterIdOf(device.name);
-      assert(requesterId !== null, `${device.name} has neither a PCI address nor a stream id`);
-      return { ...device, requesterId };
-    }),
-  };
+  const devices = description.devices.map(async (device) => {
+    const { name, iommu, pasids, ats } = device;
+    const requesterId = device.stream ?? requesterIdOf(name);
+    assert(requesterId !== null, `${name} has neither a PCI address nor a stream id`);
+    const model = await loadModel(device.model, device, backends);
+    return { name, iommu, pasids, ats, requesterId, model };
+  });
+  return { iommus: await Promise.all(iommus), devices: await Promise.all(devices) };
 }

@@ -1,3 +1,4 @@
+import { BareDevice } from '../../pci/bare-device.ts';
 import {
   IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3,
   IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID,
@@ -148,7 +149,7 @@ function device(iommu: number, index: number): DevicePart {
     requesterId: bus << 8,
     pasids: 16,
     ats: true,
-    model: 'none',
+    model: (features) => new BareDevice(features),
   };
 }
 

@@ -14,6 +14,21 @@ export interface DiskIdentity {
   readonly uuid: Uint8Array;
 }
 
+/** What the disk of a device of that name is known by: the same each time. */
+export function diskIdentity(name: string): DiskIdentity {
+  const uuid = new Uint8Array(16);
+  // FNV-1a, once for each byte.
+  for (const at of uuid.keys()) {
+    let hash = 0x811c_9dc5 ^ at;
+    for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x0100_0193);
+    uuid[at] = hash >>> 16;
+  }
+  // RFC 9562: version 8, variant 10.
+  uuid[6] = (uuid[6]! & 0x0f) | 0x80;
+  uuid[8] = (uuid[8]! & 0x3f) | 0x80;
+  return { serial: name.replaceAll(/[^0-9a-zA-Z]/g, ''), uuid };
+}
+
 /** The data of a CNS, or null where there is none. */
 export function identifyData(
   cns: number,

@@ -38,10 +38,26 @@ const bytesOf = (text: string): Uint8Array => Uint8Array.from(text, (letter) => 
 
 class Output implements ConsoleBackend {
   text = '';
-  onInput: ((bytes: Uint8Array) => void) | undefined;
+  input = '';
+  onInput: (() => void) | undefined;
 
   write(bytes: Uint8Array): void {
     this.text += String.fromCharCode(...bytes);
+  }
+
+  get available(): number {
+    return this.input.length;
+  }
+
+  read(max: number): Uint8Array {
+    const part = this.input.slice(0, max);
+    this.input = this.input.slice(max);
+    return bytesOf(part);
+  }
+
+  type(text: string): void {
+    this.input += text;
+    this.onInput?.();
   }
 }
 
@@ -229,7 +245,7 @@ describe('virtio-console, as Linux drives it', () => {
     driver.start();
     const room = [0, 1].map((index) => ({ address: BUFFERS + index * 0x100, length: 4, write: true }));
     for (const buffer of room) driver.add(CONSOLE_RECEIVEQ, [buffer]);
-    driver.output.onInput!(bytesOf('input'));
+    driver.output.type('input');
     expect([driver.text(BUFFERS, 4), driver.text(BUFFERS + 0x100, 1)]).toEqual(['inpu', 't']);
     expect(driver.used(CONSOLE_RECEIVEQ)).toEqual({ index: 2, last: [1, 1] });
     expect(driver.slot.messages).toEqual([1]);
@@ -238,7 +254,7 @@ describe('virtio-console, as Linux drives it', () => {
   test('keeps input until there is a buffer for it', () => {
     const driver = new Driver();
     driver.start();
-    driver.output.onInput!(bytesOf('late'));
+    driver.output.type('late');
     driver.add(CONSOLE_RECEIVEQ, [{ address: BUFFERS, length: 64, write: true }]);
     expect(driver.text(BUFFERS, 4)).toBe('late');
   });
@@ -381,7 +397,7 @@ describe('a driver that breaks the rules', () => {
           for (const { at, value } of memory) driver.view.setUint32(at & ~3, value, true);
           for (const { at, size, value } of stores)
             driver.slot.write(0, at - (at % size), value & (2 ** (8 * size) - 1), size);
-          driver.output.onInput!(new Uint8Array(100));
+          driver.output.type('x'.repeat(100));
           driver.kick(0);
           driver.kick(1);
           driver.slot.settle();

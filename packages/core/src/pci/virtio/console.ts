@@ -7,8 +7,12 @@ import { VirtioPci, type VirtioDevice } from './transport.ts';
 export interface ConsoleBackend {
   /** The driver wrote these bytes. */
   write(bytes: Uint8Array): void;
-  /** Set by the console: takes input. */
-  onInput?: ((bytes: Uint8Array) => void) | undefined;
+  /** How many bytes of input there are. */
+  readonly available: number;
+  /** Takes up to `max` bytes of input. */
+  read(max: number): Uint8Array;
+  /** Set by the console: input has come. */
+  onInput?: (() => void) | undefined;
 }
 
 const QUEUE_SIZE = 64;
@@ -16,8 +20,6 @@ const QUEUE_SIZE = 64;
 const BUFFERS_A_POLL = 64;
 /** Bytes of one buffer that are looked at: what is more is dropped. */
 const BUFFER_MAX = 1 << 16;
-/** Bytes of input that wait for a driver: what is more is dropped. */
-const INPUT_MAX = 1 << 20;
 
 /** virtio-console with one port: VIRTIO 1.2 §5.3. */
 export class VirtioConsole implements VirtioDevice {
@@ -29,8 +31,6 @@ export class VirtioConsole implements VirtioDevice {
   readonly config = new Uint8Array([80, 0, 25, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
   readonly #backend: ConsoleBackend;
   #transport!: VirtioPci;
-  readonly #input: Uint8Array[] = [];
-  #inputBytes = 0;
 
   /** The console, on PCI. */
   static create(backend: ConsoleBackend, features: TranslationFeatures = {}): DeviceModel {
@@ -41,20 +41,10 @@ export class VirtioConsole implements VirtioDevice {
 
   private constructor(backend: ConsoleBackend) {
     this.#backend = backend;
-    backend.onInput = (bytes) => this.#takeInput(bytes);
+    backend.onInput = () => void this.serve(CONSOLE_RECEIVEQ);
   }
 
-  reset(): void {
-    this.#input.length = 0;
-    this.#inputBytes = 0;
-  }
-
-  #takeInput(bytes: Uint8Array): void {
-    if (bytes.length === 0 || this.#inputBytes + bytes.length > INPUT_MAX) return;
-    this.#input.push(bytes.slice());
-    this.#inputBytes += bytes.length;
-    this.serve(CONSOLE_RECEIVEQ);
-  }
+  reset(): void {}
 
   serve(index: number): boolean {
     const queue = this.#transport.queue(index);
@@ -93,7 +83,7 @@ export class VirtioConsole implements VirtioDevice {
 
   /** One buffer of input; null where there is none, or no input. */
   #receive(queue: SplitQueue): boolean | QueueBroken | null {
-    if (this.#inputBytes === 0) return null;
+    if (this.#backend.available === 0) return null;
     const chain = queue.next();
     if (chain === null || chain instanceof QueueBroken) return chain;
     const written = this.#fill(chain);
@@ -103,19 +93,12 @@ export class VirtioConsole implements VirtioDevice {
   #fill(chain: Chain): number | QueueBroken {
     let written = 0;
     for (const { address, length } of chain.writable) {
-      let at = address;
-      for (let left = length; left > 0 && this.#input.length > 0;) {
-        const [first] = this.#input;
-        const part = first!.subarray(0, left);
-        const stopped = this.#transport.dma.write(at, part);
-        if (stopped !== null) return new QueueBroken(stopped.reason);
-        if (part.length === first!.length) this.#input.shift();
-        else this.#input[0] = first!.subarray(part.length);
-        this.#inputBytes -= part.length;
-        written += part.length;
-        left -= part.length;
-        at += BigInt(part.length);
-      }
+      const bytes = this.#backend.read(Math.min(length, BUFFER_MAX));
+      if (bytes.length === 0) continue;
+      const stopped = this.#transport.dma.write(address, bytes);
+      if (stopped !== null) return new QueueBroken(stopped.reason);
+      written += bytes.length;
+      if (bytes.length < length) break;
     }
     return written;
   }

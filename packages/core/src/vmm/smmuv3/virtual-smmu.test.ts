@@ -6,6 +6,7 @@ import { machineSchema } from '../../machine/description.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { loadParts } from '../../machine/parts.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
+import { DmaEngineGuest } from '../guests/dma-engine.ts';
 import { GuestPages } from '../guests/guest-pages.ts';
 import { SmmuGuest } from '../guests/smmuv3.ts';
 import { VirtualMachine } from '../virtual-machine.ts';
@@ -28,6 +29,7 @@ async function machine({ smmus = 1, devices = 1, ats = true } = {}): Promise<Ker
       name: `0000:0${index + 1}:00.0`,
       iommu: `smmu${index % smmus}`,
       ats,
+      model: 'dma-engine',
     })),
   });
   return new Kernel({ parts: await loadParts(description) });
@@ -80,6 +82,20 @@ describe('a guest behind a virtual SMMUv3', () => {
     expect(found(device, IOVA)).toBe('old');
     ok(device.dmaWrite(IOVA + 8n, Uint8Array.of(0x78)));
     expect(driver.pages.text(page + 8, 1)).toBe('x');
+  });
+
+  it('drives a device whose DMA goes through them', async () => {
+    const { driver, device } = await guest();
+    const { tables, cd } = driver.addressSpace(ASID);
+    const [from, to] = [driver.pages.take(), driver.pages.take()];
+    driver.pages.write(from, 'by DMA');
+    tables.map(IOVA, from);
+    driver.attach(SID, cd);
+    const engine = new DmaEngineGuest(device);
+    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(false);
+    tables.map(IOVA + 0x1000n, to);
+    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(true);
+    expect(driver.pages.text(to, 6)).toBe('by DMA');
   });
 
   it('keeps what it forgets to invalidate, and no longer when it does', async () => {

@@ -31,6 +31,11 @@ export class GuestPages {
     return u64(pair[1]!, pair[0]!);
   }
 
+  /** The address of a page that a word holds, without the bits around it. */
+  addressAt(at: number): number {
+    return exact(this.load(at) & 0xf_ffff_ffff_f000n);
+  }
+
   write(at: number, text: string): void {
     this.memory.write(
       at,
@@ -67,7 +72,7 @@ export class GuestPageTable {
     for (let level = this.#levels - 1; level > 0; level--) {
       const at = table + this.#index(iova, level) * 8;
       if (this.#pages.load(at) === 0n) this.#pages.store(at, BigInt(this.#pages.take()) | this.#tableBits);
-      table = exact(this.#pages.load(at) & 0xf_ffff_ffff_f000n);
+      table = this.#pages.addressAt(at);
     }
     return table + this.#index(iova, 0) * 8;
   }

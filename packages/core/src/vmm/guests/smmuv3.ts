@@ -1,15 +1,10 @@
 import { lo32 } from '../../base/u64.ts';
 import { CR0, CR1, OFFSET } from '../../iommu/arm-smmu-v3/spec/registers.ts';
 import { GuestPages, GuestPageTable } from './guest-pages.ts';
+import type { RegisterBus } from './register-bus.ts';
 
 // A guest with an SMMUv3, as short as a driver for it can be: it brings the SMMU up, gives a stream tables, and says
 // when they change. Sections are those of Arm IHI 0070.
-
-/** The guest's way to its SMMU: loads and stores of registers. */
-export interface RegisterBus {
-  readRegister(offset: number, bytes: number): bigint;
-  writeRegister(offset: number, bytes: number, value: bigint): void;
-}
 
 const QUEUE_LOG2 = 7;
 const STREAMS_LOG2 = 8;

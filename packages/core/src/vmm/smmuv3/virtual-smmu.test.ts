@@ -1,39 +1,18 @@
 import { describe, expect, it } from 'vitest';
-import { failed, type Result } from '../../base/result.ts';
+import { failed } from '../../base/result.ts';
 import { EINVAL } from '../../abi/errno.ts';
 import { CERROR } from '../../iommu/arm-smmu-v3/spec/registers.ts';
-import { machineSchema } from '../../machine/description.ts';
-import { Kernel } from '../../machine/kernel.ts';
-import { loadParts } from '../../machine/parts.ts';
+import type { Kernel } from '../../machine/kernel.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
-import { DmaEngineGuest } from '../guests/dma-engine.ts';
 import { GuestPages } from '../guests/guest-pages.ts';
 import { SmmuGuest } from '../guests/smmuv3.ts';
+import { BASE, found, machine, ok } from '../testing/vm.ts';
 import { VirtualMachine } from '../virtual-machine.ts';
 import { VirtualSmmu } from './virtual-smmu.ts';
 
-const BASE = 0x4000_0000;
 const SID = 0x18;
 const ASID = 7;
 const IOVA = 0x1234_5000n;
-
-function ok<T>(result: Result<T>): T {
-  if (failed(result)) throw new Error(result.reason);
-  return result;
-}
-
-async function machine({ smmus = 1, devices = 1, ats = true } = {}): Promise<Kernel> {
-  const description = machineSchema.parse({
-    iommus: Array.from({ length: smmus }, (_, index) => ({ name: `smmu${index}`, type: 'arm-smmu-v3' })),
-    devices: Array.from({ length: devices }, (_, index) => ({
-      name: `0000:0${index + 1}:00.0`,
-      iommu: `smmu${index % smmus}`,
-      ats,
-      model: 'dma-engine',
-    })),
-  });
-  return new Kernel({ parts: await loadParts(description) });
-}
 
 /** A VM with one device behind its SMMU, and the guest's driver. */
 async function guest(ats = true): Promise<{
@@ -43,7 +22,7 @@ async function guest(ats = true): Promise<{
   device: AssignedDevice;
   driver: SmmuGuest;
 }> {
-  const kernel = await machine({ ats });
+  const kernel = await machine('arm-smmu-v3', { ats });
   const vm = ok(VirtualMachine.create(kernel));
   const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
   const smmu = ok(VirtualSmmu.create(vm, device, { trace: kernel.trace }));
@@ -51,15 +30,9 @@ async function guest(ats = true): Promise<{
   return { kernel, vm, smmu, device, driver: new SmmuGuest(new GuestPages(vm.memory, BASE), smmu) };
 }
 
-/** What the device finds at an address, as text; 'fault' where the SMMU refuses. */
-function found(device: AssignedDevice, iova: bigint): string {
-  const read = device.dmaRead(iova, 3);
-  return failed(read) ? 'fault' : String.fromCharCode(...read);
-}
-
 describe('a guest behind a virtual SMMUv3', () => {
   it('has its device blocked until it says otherwise, as GBPA does', async () => {
-    const kernel = await machine();
+    const kernel = await machine('arm-smmu-v3');
     const vm = ok(VirtualMachine.create(kernel));
     const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
     const smmu = ok(VirtualSmmu.create(vm, device));
@@ -69,50 +42,6 @@ describe('a guest behind a virtual SMMUv3', () => {
     smmu.writeRegister(0x44, 4, 0x8010_0000n); // GBPA: Update, ABORT
     expect(found(device, BigInt(BASE))).toBe('fault');
     expect(smmu.readRegister(0x44, 4)).toBe(0x0010_0000n);
-  });
-
-  it('translates by the tables that its driver builds', async () => {
-    const { driver, device } = await guest();
-    const { tables, cd } = driver.addressSpace(ASID);
-    const page = driver.pages.take();
-    driver.pages.write(page, 'old');
-    expect(found(device, IOVA)).toBe('fault');
-    tables.map(IOVA, page);
-    driver.attach(SID, cd);
-    expect(found(device, IOVA)).toBe('old');
-    ok(device.dmaWrite(IOVA + 8n, Uint8Array.of(0x78)));
-    expect(driver.pages.text(page + 8, 1)).toBe('x');
-  });
-
-  it('drives a device whose DMA goes through them', async () => {
-    const { driver, device } = await guest();
-    const { tables, cd } = driver.addressSpace(ASID);
-    const [from, to] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(from, 'by DMA');
-    tables.map(IOVA, from);
-    driver.attach(SID, cd);
-    const engine = new DmaEngineGuest(device);
-    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(false);
-    tables.map(IOVA + 0x1000n, to);
-    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(true);
-    expect(driver.pages.text(to, 6)).toBe('by DMA');
-  });
-
-  it('keeps what it forgets to invalidate, and no longer when it does', async () => {
-    const { driver, device } = await guest();
-    const { tables, cd } = driver.addressSpace(ASID);
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
-    tables.map(IOVA, before);
-    driver.attach(SID, cd);
-    expect(found(device, IOVA)).toBe('old');
-    tables.map(IOVA, after);
-    expect(found(device, IOVA)).toBe('old');
-    driver.invalidate(SID, ASID, IOVA);
-    expect(found(device, IOVA)).toBe('new');
-    driver.detach(SID);
-    expect(found(device, IOVA)).toBe('fault');
   });
 
   it('sends invalidations in one batch, in order, up to the CMD_SYNC', async () => {
@@ -171,7 +100,7 @@ describe('a guest behind a virtual SMMUv3', () => {
 
 describe('a VM with devices behind two SMMUs', () => {
   it('needs a virtual SMMU for each: the kernel refuses a device of the other with EINVAL', async () => {
-    const kernel = await machine({ smmus: 2, devices: 2 });
+    const kernel = await machine('arm-smmu-v3', { iommus: 2, devices: 2 });
     const vm = ok(VirtualMachine.create(kernel));
     const devices = [0, 1].map((index) => ok(vm.openDevice(`/dev/vfio/devices/vfio${index}`)));
     const first = ok(VirtualSmmu.create(vm, devices[0]!));

@@ -203,34 +203,39 @@ function copyPart(pages: Pages, vma: Vma, at: bigint, data: Uint8Array, write: b
 }
 
 /** An eventfd without a machine below it. */
-export class SimulatedEventfd implements Eventfd {
+export class SimulatedEventfd {
   readonly eventfd = true;
   /** What read(2) would answer; 0: it would wait. */
   count = 0;
-  /** How many hold it beside the program. */
-  holders = 0;
-  #signalled: (() => void) | null = null;
+  readonly #holders = new Set<{ signalled: (() => void) | null }>();
 
-  signal(): void {
-    this.count++;
+  /** How many hold it beside the program. */
+  get holders(): number {
+    return this.#holders.size;
   }
 
-  watch(signalled: () => void): void {
-    this.#signalled = signalled;
-    if (this.count > 0) this.add(0);
+  /** One more who holds it. */
+  hold(): Eventfd {
+    const holder: { signalled: (() => void) | null } = { signalled: null };
+    this.#holders.add(holder);
+    return {
+      signal: () => void this.count++,
+      watch: (signalled) => {
+        holder.signalled = signalled;
+        if (this.count > 0) this.add(0);
+      },
+      release: () => void this.#holders.delete(holder),
+    };
   }
 
   /** write(2) by the program. */
   add(value: number): void {
     this.count += value;
-    if (this.#signalled === null) return;
-    this.count = 0;
-    this.#signalled();
-  }
-
-  release(): void {
-    this.holders--;
-    this.#signalled = null;
+    for (const { signalled } of this.#holders) {
+      if (signalled === null) continue;
+      this.count = 0;
+      signalled();
+    }
   }
 }
 
@@ -268,8 +273,7 @@ export class SimulatedProcess implements Process {
     const file = this.#files.get(fd)?.file;
     if (file === undefined) return fail(EBADF, `descriptor ${fd} is not open`);
     if (!('eventfd' in file)) return fail(EINVAL, `descriptor ${fd} is not an eventfd`);
-    file.holders++;
-    return file;
+    return file.hold();
   }
 
   install(file: OpenFile): Result<number> {

@@ -1,112 +1,19 @@
 import { describe, expect, it } from 'vitest';
-import { assert } from '../base/assert.ts';
-import { failed } from '../base/result.ts';
-import type { Struct } from '../base/struct.ts';
 import { E2BIG, EBADF, EBADFD, EFAULT, EINVAL, EIO, ENOTTY } from '../abi/errno.ts';
-import {
-  IOMMU_IOAS_ALLOC,
-  IOMMU_IOAS_MAP,
-  IOMMU_IOAS_MAP_FIXED_IOVA,
-  IOMMU_IOAS_MAP_READABLE,
-  IOMMU_IOAS_MAP_WRITEABLE,
-  iommu_ioas_alloc,
-  iommu_ioas_map,
-} from '../abi/iommufd.ts';
 import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
   VFIO_DEVICE_ATTACH_PASID,
   VFIO_DEVICE_BIND_FLAG_TOKEN,
   VFIO_DEVICE_BIND_IOMMUFD,
-  VFIO_DEVICE_DETACH_IOMMUFD_PT,
   vfio_device_attach_iommufd_pt,
   vfio_device_bind_iommufd,
-  vfio_device_detach_iommufd_pt,
 } from '../abi/vfio.ts';
-import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../abi/viommu.ts';
+import { VIOMMU_DEVICE_DMA_WRITE } from '../abi/viommu.ts';
 import { findProfile } from '../iommufd/profile.ts';
 import { Kernel } from '../machine/kernel.ts';
-import { DEFAULT_PARTS, loadParts } from '../machine/parts.ts';
-import type { OpenFile } from '../memory/file.ts';
-import { SimulatedProcess, simulatedTask } from '../memory/simulated-process.ts';
+import { ARGUMENT, BUFFER, LENGTH, PARTS, Program } from './testing/program.ts';
 
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
-
-const ARGUMENT = 0x1000n;
-const BUFFER = 0x10_0000n;
-const LENGTH = 0x4000n;
 const DEVICE = '/dev/vfio/devices/vfio0';
-const PARTS = await loadParts(DEFAULT_PARTS);
-
-/** A program on a machine; every file it opens has a descriptor. */
-class Program {
-  readonly process = new SimulatedProcess(100);
-  readonly #task = simulatedTask(this.process);
-  readonly #kernel: Kernel;
-
-  constructor(kernel = new Kernel({ parts: PARTS })) {
-    this.#kernel = kernel;
-    this.process.memory.map(ARGUMENT, 0x1000n);
-    this.process.memory.map(BUFFER, LENGTH);
-  }
-
-  open(path: string): number {
-    const file = this.#kernel.open(path, this.#task);
-    assert(!failed(file), `${path} opens`);
-    const fd = this.process.open(file);
-    assert(!failed(fd), 'a descriptor is free');
-    return fd;
-  }
-
-  /** Answers what the ioctl answered, and the struct as it came back. */
-  call<Layout extends AnyStruct>(
-    fd: number,
-    cmd: number,
-    layout: Layout,
-    values: Partial<ReturnType<Layout['create']>>,
-  ): { rc: number; out: ReturnType<Layout['create']> } {
-    const bytes = new Uint8Array(layout.size);
-    layout.write(bytes, 0, { ...layout.create(), argsz: layout.size, size: layout.size, ...values });
-    this.process.memory.write(ARGUMENT, bytes);
-    const rc = this.ioctl(fd, cmd, ARGUMENT);
-    this.process.memory.read(ARGUMENT, bytes);
-    return { rc, out: layout.read(bytes) as ReturnType<Layout['create']> };
-  }
-
-  ioctl(fd: number, cmd: number, arg: bigint): number {
-    return (this.process.file(fd) as OpenFile).ioctl(this.#task, cmd, arg);
-  }
-
-  bind(
-    device: number,
-    iommufd: number,
-    more: { argsz?: number; flags?: number; token_uuid_ptr?: bigint } = {},
-  ): number {
-    return this.call(device, VFIO_DEVICE_BIND_IOMMUFD, vfio_device_bind_iommufd, { iommufd, ...more }).rc;
-  }
-
-  attach(device: number, pt_id: number, flags = 0, pasid = 0): number {
-    const values = { pt_id, flags, pasid };
-    return this.call(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio_device_attach_iommufd_pt, values).rc;
-  }
-
-  detach(device: number): number {
-    return this.call(device, VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, {}).rc;
-  }
-
-  /** An IOAS with the program's buffer at IOVA 0. */
-  ioas(iommufd: number): number {
-    const { out } = this.call(iommufd, IOMMU_IOAS_ALLOC, iommu_ioas_alloc, {});
-    const flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
-    const values = { flags, ioas_id: out.out_ioas_id, user_va: BUFFER, length: LENGTH, iova: 0n };
-    expect(this.call(iommufd, IOMMU_IOAS_MAP, iommu_ioas_map, values).rc).toBe(0);
-    return out.out_ioas_id;
-  }
-
-  dma(device: number, values: Partial<ReturnType<typeof viommu_device_dma.create>>): number {
-    return this.call(device, VIOMMU_DEVICE_DMA, viommu_device_dma, values).rc;
-  }
-}
 
 function opened(): { program: Program; iommufd: number; device: number } {
   const program = new Program();

@@ -1,52 +1,20 @@
-import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
-import {
-  copyFileSync,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  closeSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import type { SpawnSyncReturns } from 'node:child_process';
+import { openSync, closeSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Command } from './testing/command.ts';
 
-const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-const addon = at('../../host/native/build/viommu.node');
+let command: Command;
 let directory: string;
 
 beforeAll(async () => {
-  if (!existsSync(addon))
-    spawnSync(process.execPath, [at('../../host/native/build.mjs')], { stdio: 'inherit' });
-  directory = mkdtempSync(join(tmpdir(), 'viommu-cli-'));
-  await build({
-    entryPoints: [at('viommu.ts')],
-    outdir: directory,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    splitting: true,
-    platform: 'node',
-    format: 'esm',
-    conditions: ['viommu-source'],
-    logLevel: 'error',
-    banner: {
-      js: "import { createRequire as $require } from 'node:module'; const require = $require(import.meta.url);",
-    },
-  });
-  copyFileSync(addon, join(directory, 'viommu.node'));
+  command = await Command.create();
+  directory = command.directory;
 });
-afterAll(() => rmSync(directory, { recursive: true, force: true }));
+afterAll(() => command.remove());
 
 function viommu(args: readonly string[], stdio: (number | 'pipe')[] = []): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [join(directory, 'viommu.mjs'), ...args], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe', ...stdio],
-  });
+  return command.run(args, stdio);
 }
 
 describe('viommu run', () => {

@@ -1,0 +1,114 @@
+import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Command } from './testing/command.ts';
+
+// Programs that use devices by VFIO, and what goes wrong in them: errors for the program, and nothing for viommu.
+
+const MACHINE = `
+mock: false
+iommus:
+  - { name: smmu0, type: arm-smmu-v3 }
+devices:
+  - { name: '0000:0a:00.0', iommu: smmu0, model: dma-engine }
+  - { name: '0000:0b:00.0', iommu: smmu0, model: igb-loopback }
+`;
+
+let command: Command;
+let client: string;
+let machine: string;
+
+beforeAll(async () => {
+  command = await Command.create();
+  client = join(command.directory, 'client');
+  machine = join(command.directory, 'machine.yaml');
+  writeFileSync(machine, MACHINE);
+  const source = fileURLToPath(new URL('testing/vfio-client.c', import.meta.url));
+  const { status, stderr } = spawnSync('cc', ['-O1', '-o', client, source], { encoding: 'utf8' });
+  if (status !== 0) throw new Error(stderr);
+});
+afterAll(() => command.remove());
+
+function run(...program: string[]): SpawnSyncReturns<string> {
+  return command.run(['run', '--machine', machine, '--', ...program]);
+}
+
+function scene(name: string): string[] {
+  const { status, signal, stdout, stderr } = run(client, name);
+  expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
+  return stdout.split('\n').slice(0, -1);
+}
+
+describe('a program with a device', () => {
+  test('copies by DMA, and gets an interrupt; what is not mapped is an error of the device', () => {
+    expect(scene('copy')).toEqual(['status 1', 'copied 1', 'interrupts 1', 'unmapped 2']);
+  });
+
+  test('may access registers with any size at any place', () => {
+    expect(scene('sizes')).toEqual([
+      'sizes 400',
+      'whole 16384',
+      'end 4 -22',
+      'vector 12 12',
+      'nowhere -22',
+      'config 4096 -14',
+      'buffer -14 -14',
+      'mmap 22',
+    ]);
+  });
+
+  test('may close or fill the eventfd of an interrupt, and name a descriptor that is none', () => {
+    expect(scene('eventfds')).toEqual(['pipe -22 closed -9', 'full 1', 'closed 1', 'away 0', 'none 1']);
+  });
+
+  test('may reset it at any time', () => {
+    expect(scene('reset')).toEqual(['reset 0', 'registers 0', 'copy 1', 'again 1']);
+  });
+
+  test('shares it with its children, and with descriptors of other numbers', () => {
+    expect(scene('shared')).toEqual(['child 0', 'parent 1']);
+  });
+
+  test('sees the same memory of a BAR mapped and by loads and stores', () => {
+    expect(scene('mapped')).toEqual(['load 12340000', 'mapped 56780000', 'child 9abc0000', 'kept 9abc0000']);
+  });
+
+  test('may be killed in the middle of it, and the next one gets the device', () => {
+    expect(scene('killed')).toEqual(['opened']);
+    expect(run(client, 'die').signal).toBe('SIGKILL');
+  });
+});
+
+test('sysfs shows the devices of the machine as they are', () => {
+  const script = [
+    'cat /sys/bus/pci/devices/0000:0a:00.0/vendor /sys/bus/pci/devices/0000:0b:00.0/device',
+    'basename "$(readlink /sys/bus/pci/devices/0000:0b:00.0/iommu_group)"',
+    'ls /sys/class/vfio-dev /dev/vfio /sys/class/iommu',
+    'head -n 1 /sys/bus/pci/devices/0000:0b:00.0/resource',
+    'cat /sys/kernel/iommu_groups/0/reserved_regions',
+  ];
+  const { stdout, stderr } = run('sh', '-c', script.join('\n'));
+  expect(stderr).toBe('');
+  expect(stdout.split('\n')).toEqual([
+    '0x1209',
+    '0x10c9',
+    '1',
+    '/dev/vfio:',
+    '0',
+    '1',
+    'devices',
+    'vfio',
+    '',
+    '/sys/class/iommu:',
+    'smmu0',
+    '',
+    '/sys/class/vfio-dev:',
+    'vfio0',
+    'vfio1',
+    expect.stringMatching(/^0x00000000c0000000 0x00000000c001ffff 0x0000000000040200$/),
+    '0x0000000008000000 0x00000000080fffff msi',
+    '',
+  ]);
+});

@@ -33,9 +33,10 @@ export class TagNumbers {
 
 /** Entries that can be emptied together, and the sizes that they have had since that last happened. */
 export class CacheDomain {
-  id: number;
+  // Numbers from the start: a field that was ever undefined is checked at every use.
+  id = 0;
   /** What the number adds to the hash of an entry. */
-  mix: number;
+  mix = 0;
   /** log2 of the bytes of entries, ascending: where entries overlap the smallest one is found. */
   readonly sizes = new Uint8Array(64);
   sizeCount = 0;
@@ -94,7 +95,7 @@ export interface InfoFilter {
 const ALL: InfoFilter = { mask: 0, value: 0 };
 
 export class TranslationCache {
-  readonly capacity: number;
+  readonly capacity: number = 0;
   /** For the owner: what {@link InfoFilter} looks at. */
   readonly info: Uint8Array;
   /** Slots that invalidations have looked at, for measuring. */
@@ -103,13 +104,15 @@ export class TranslationCache {
   onEvict: ((slot: number) => void) | null = null;
   readonly #keys: Int32Array;
   readonly #victim: Uint8Array;
-  readonly #shift: number;
+  readonly #mask: number = 0;
+  readonly #shift: number = 0;
 
   /** `entries` is rounded up to a power of two, at least 4. */
   constructor(entries: number) {
     const setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
-    this.#shift = 32 - WAY_SHIFT - setBits;
     this.capacity = WAYS << setBits;
+    this.#mask = this.capacity - 1;
+    this.#shift = 32 - WAY_SHIFT - setBits;
     this.#keys = new Int32Array(this.capacity << KEY_SHIFT);
     this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
@@ -121,28 +124,32 @@ export class TranslationCache {
 
   /**
    * The home of an entry: the slot that it has where that is free; its set are the slots that differ in the two lowest
-   * bits, home ^ way. Fibonacci hashing, the upper bits of a product: neighbours lie far from each other.
+   * bits, home ^ way. Pages of one 256 KiB are neighbours, as a device goes from one to the next; such blocks, and
+   * larger entries, lie far from each other: Fibonacci hashing, the upper bits of a product.
    */
   #home(lo: number, hi: number, mix: number): number {
-    return Math.imul(lo ^ (hi << 11) ^ (hi >>> 7) ^ mix, 0x9e37_79b1) >>> this.#shift;
+    const block = (lo & ~0x3_f000) ^ (hi << 11) ^ (hi >>> 7) ^ mix;
+    return ((Math.imul(block, 0x9e37_79b1) >>> this.#shift) ^ ((lo >>> 12) & 63)) & this.#mask;
   }
 
   /**
    * The slot of the entry that covers the address in `space` or in `other` (global entries; 0 for none), or -1.
    */
   lookup(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
-    if (domain.sizeCount === 0) return -1;
-    // Most are of the smallest size, and at home.
+    const home = this.atHome(domain, space, other, hi, lo);
+    return home >= 0 || domain.sizeCount === 0 ? home : this.#search(domain, space, other, hi, lo);
+  }
+
+  /** The same where the entry is of the domain's smallest size, and at home: most are. -1 says nothing. */
+  atHome(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
     const keys = this.#keys;
     const low = (lo & domain.maskLo) | domain.size;
     const high = hi & domain.maskHi;
     const home = this.#home(low, high, domain.mix);
     const key = home << KEY_SHIFT;
-    if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === domain.id) {
-      const tag = keys[key + 3];
-      if (tag === space || tag === other) return home;
-    }
-    return this.#search(domain, space, other, hi, lo);
+    if (keys[key] !== low || keys[key | 1] !== high || keys[key | 2] !== domain.id) return -1;
+    const tag = keys[key | 3];
+    return tag === space || tag === other ? home : -1;
   }
 
   #search(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
@@ -156,8 +163,8 @@ export class TranslationCache {
       const home = this.#home(low, high, mix);
       for (let way = 0; way < WAYS; way++) {
         const key = (home ^ way) << KEY_SHIFT;
-        if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id) {
-          const tag = keys[key + 3];
+        if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id) {
+          const tag = keys[key | 3];
           if (tag === space || tag === other) return home ^ way;
         }
       }
@@ -175,7 +182,7 @@ export class TranslationCache {
     const home = this.#home(low, high, domain.mix);
     for (let way = 0; way < WAYS; way++) {
       const key = (home ^ way) << KEY_SHIFT;
-      if (keys[key] === low && keys[key + 1] === high && keys[key + 2] === id && keys[key + 3] === space) {
+      if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id && keys[key | 3] === space) {
         return home ^ way;
       }
     }
@@ -197,9 +204,9 @@ export class TranslationCache {
     if (keys[(home << KEY_SHIFT) + 2] !== 0) slot = this.#makeRoom(home);
     const key = slot << KEY_SHIFT;
     keys[key] = low;
-    keys[key + 1] = high;
-    keys[key + 2] = id;
-    keys[key + 3] = space;
+    keys[key | 1] = high;
+    keys[key | 2] = id;
+    keys[key | 3] = space;
     return slot;
   }
 
@@ -240,11 +247,11 @@ export class TranslationCache {
       for (let way = 0; way < WAYS; way++) {
         const slot = home ^ way;
         const key = slot << KEY_SHIFT;
-        if (keys[key] !== low || keys[key + 1] !== high || keys[key + 2] !== domain.id) continue;
-        const tag = keys[key + 3];
+        if (keys[key] !== low || keys[key | 1] !== high || keys[key | 2] !== domain.id) continue;
+        const tag = keys[key | 3];
         if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
         if ((this.info[slot]! & filter.mask) !== filter.value) continue;
-        keys[key + 2] = 0;
+        keys[key | 2] = 0;
         removed++;
       }
     }
@@ -281,11 +288,11 @@ export class TranslationCache {
         for (let way = 0; way < WAYS; way++) {
           const slot = home ^ way;
           const key = slot << KEY_SHIFT;
-          if (keys[key] !== low || keys[key + 1] !== hi || keys[key + 2] !== domain.id) continue;
-          const tag = keys[key + 3];
+          if (keys[key] !== low || keys[key | 1] !== hi || keys[key | 2] !== domain.id) continue;
+          const tag = keys[key | 3];
           if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
           if ((this.info[slot]! & filter.mask) !== filter.value) continue;
-          keys[key + 2] = 0;
+          keys[key | 2] = 0;
           removed++;
         }
         if (size >= 32) hi = (hi + (1 << (size - 32))) | 0;
@@ -312,16 +319,16 @@ export class TranslationCache {
     let removed = 0;
     for (let slot = 0; slot < this.capacity; slot++) {
       const key = slot << KEY_SHIFT;
-      if (keys[key + 2] !== domain.id) continue;
-      const tag = keys[key + 3];
+      if (keys[key | 2] !== domain.id) continue;
+      const tag = keys[key | 3];
       if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
       if ((this.info[slot]! & filter.mask) !== filter.value) continue;
       const size = keys[key]! & 63;
       const low = keys[key]! & ~63;
-      const high = keys[key + 1]!;
+      const high = keys[key | 1]!;
       if (!below(high, low, range.lastHi, range.lastLo)) continue;
       if (!below(range.startHi, range.startLo, high | ~MASK_HI[size]!, low | ~MASK_LO[size]!)) continue;
-      keys[key + 2] = 0;
+      keys[key | 2] = 0;
       removed++;
     }
     return removed;

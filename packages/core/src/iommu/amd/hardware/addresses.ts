@@ -21,3 +21,12 @@ export function signExtend(hi: number, levels: 4 | 5): number {
   if (levels === 4) return (hi & 0x8000) !== 0 ? hi | 0xffff_0000 : hi;
   return (hi & 0x100_0000) !== 0 ? hi | 0xfe00_0000 : hi;
 }
+
+/** Interrupts are writes to these addresses: FEE0_0000h to FEEF_FFFFh. */
+export const INTERRUPT_RANGE_START = 0xfee0_0000;
+export const INTERRUPT_RANGE_BITS = 20;
+
+/** Whether the block of 2^bits bytes (30 at most) that an address lies in has addresses of the interrupt range. */
+export function inInterruptRange(hi: number, lo: number, bits = 12): boolean {
+  return hi === 0 && (lo ^ INTERRUPT_RANGE_START) >>> Math.max(bits, INTERRUPT_RANGE_BITS) === 0;
+}

@@ -4,6 +4,7 @@
 import { CONTROL, EXCLUSION_BASE, OFFSET } from '../spec/registers.ts';
 import { IO_CTL, SYS_MGT } from '../spec/dte.ts';
 import { INVALID_ACCESS, INVALID_TRANSLATION } from '../spec/events.ts';
+import { INTERRUPT_RANGE_BITS, INTERRUPT_RANGE_START, inInterruptRange } from './addresses.ts';
 import type { AmdIommuFeatures } from './config.ts';
 import type { DeviceConfig } from './device-config.ts';
 import { type CachedDevice, type DeviceTable, LOOKUP } from './device-table.ts';
@@ -47,12 +48,6 @@ export const ADMIT = {
   PASID: 4,
 } as const;
 
-/** Interrupts are writes to these addresses: FEE0_0000h to FEEF_FFFFh. */
-export function inInterruptRange(hi: number, lo: number): boolean {
-  return hi === 0 && lo >>> 20 === 0xfee;
-}
-const INTERRUPT_RANGE_START = 0xfee0_0000;
-const INTERRUPT_RANGE_END = 0xfef0_0000;
 /** The HyperTransport ranges, which are no memory unless EFR2.HTRangeIgnore: FD_0000_0000h to FF_FFFF_FFFFh. */
 const HT_RANGE_FIRST_HI = 0xfd;
 const HT_RANGE_LAST_HI = 0xff;
@@ -201,7 +196,10 @@ export class Admission {
 
   /** The first address from `from` on that page tables do not translate. */
   #nextSpecial(config: DeviceConfig, from: number): number {
-    let next = from < INTERRUPT_RANGE_END ? Math.max(from, INTERRUPT_RANGE_START) : Infinity;
+    let next =
+      from < INTERRUPT_RANGE_START + 2 ** INTERRUPT_RANGE_BITS
+        ? Math.max(from, INTERRUPT_RANGE_START)
+        : Infinity;
     const range = (start: number, end: number): void => {
       if (from < end) next = Math.min(next, Math.max(from, start));
     };

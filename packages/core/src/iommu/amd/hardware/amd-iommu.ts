@@ -5,7 +5,8 @@ import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CONTROL, OFFSET, STATUS } from '../spec/registers.ts';
 import { ACCESS } from './access.ts';
-import { ADMIT, Admission, inInterruptRange } from './admission.ts';
+import { inInterruptRange } from './addresses.ts';
+import { ADMIT, Admission } from './admission.ts';
 import { Ats, type AtsCompletion, type AtsRequest } from './ats.ts';
 import { CommandBuffer } from './command-buffer.ts';
 import { Commands } from './commands.ts';
@@ -87,6 +88,7 @@ export class AmdIommu {
     this.#iotlb = new Iotlb(config.caches.tlb, config.caches.tables, config.caches.gcr3);
     this.#translator = new Translator(memory, config, features, this.#iotlb, watcher);
     this.#table = new DeviceTable(memory, features, config.caches.devices, watcher);
+    this.#iotlb.onStartOver = () => this.#table.forgetTags();
     this.#eventLog = new Log(memory, registers, this.#interrupts, {
       base: OFFSET.EVT_LOG_BASE,
       head: OFFSET.EVT_HEAD,
@@ -241,6 +243,32 @@ export class AmdIommu {
 
   /** What becomes of a transaction. */
   translate(transaction: Transaction): Outcome {
+    return this.#quick(transaction) ?? this.#translate(transaction);
+  }
+
+  /** The outcome of what the IOTLB wholly answers; null for anything else. */
+  #quick(transaction: Transaction): Outcome | null {
+    // Not `!`: what else could be false would be looked at.
+    if (this.#enabled !== true || transaction.translated === true) return null;
+    const device = this.#table.known(transaction.deviceId);
+    if (device === null) return null;
+    const admitted = this.#admission.admitted(device);
+    const hi = transaction.hi | 0;
+    const lo = transaction.lo | 0;
+    const need = accessOf(transaction);
+    const translator = this.#translator;
+    const pasid = transaction.pasid ?? null;
+    if (pasid !== null) {
+      if ((admitted & ADMIT.PASID) === 0 || transaction.execute === true) return null;
+      return translator.quickGuest(device, pasid, hi, lo, need, transaction.privileged === true);
+    }
+    if ((admitted & ADMIT.HOST) !== 0) return translator.quick(device, hi, lo, need);
+    if ((admitted & ADMIT.GUEST) === 0 || inInterruptRange(hi, lo)) return null;
+    return translator.quickGuest(device, 0, hi, lo, need, false);
+  }
+
+  #translate(transaction: Transaction): Outcome {
+    this.#iotlb.tidy();
     const hi = transaction.hi >>> 0;
     const lo = transaction.lo >>> 0;
     if (!this.#enabled) return forwarded(hi, lo);
@@ -273,12 +301,6 @@ export class AmdIommu {
     const { config } = device;
     const need = accessOf(transaction);
     const translator = this.#translator;
-    const quick = translator.quick(device, hi, lo, need);
-    if (quick !== null) {
-      const bytes = this.#admission.untilSpecial(config, hi, lo, quick.bytes);
-      return bytes === quick.bytes ? quick : { ...quick, bytes };
-    }
-    this.#iotlb.tidy();
     if (config.host === null && (config.rights & need) === need && hi >= 0x10_0000) return NOWHERE;
     if (!translator.translate(device, hi, lo, need, need, true)) {
       return this.#faults.translation(asRequest(transaction), translator.fault!, device);
@@ -301,9 +323,6 @@ export class AmdIommu {
     if (!extend && need === ACCESS.READ && transaction.execute === true) need |= ACCESS.EXECUTE;
     const privileged = !extend && transaction.privileged === true;
     const translator = this.#translator;
-    const quick = translator.quickGuest(device, pasid, hi, lo, need, privileged);
-    if (quick !== null) return quick;
-    this.#iotlb.tidy();
     if (!translator.translateGuest(device, pasid, extend, hi, lo, need, need, privileged, true)) {
       // A guest fault without a PASID (DTE.GIOV) is told with PASID 0.
       return this.#faults.translation({ ...asRequest(transaction), pasid }, translator.fault!, device);

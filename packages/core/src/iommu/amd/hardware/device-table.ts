@@ -17,23 +17,28 @@ export class CachedDevice {
   /** What Admission worked out for it (ADMIT), and Admission.epoch then. */
   admitted = 0;
   admittedAt = -1;
-  /** Its domain and the last PASID's space in the IOTLB, and Iotlb.epoch then. */
+  /** Its domain and the last PASID's space in the IOTLB, until that starts over. */
   domain: Domain | null = null;
   space: GuestSpace | null = null;
-  knownAt = -1;
-  // What Translator.quickGuest() asks of the DTE.
-  readonly quickGuest: boolean;
-  /** Bits of the upper word that an address must not have: half of the address space is enough. */
-  readonly guestTop: number;
+  // What Translator.quick() and quickGuest() ask of the DTE.
+  /** Bits that GPAs must not have, by word. */
+  readonly hostTooHi: number = 0;
+  readonly hostTooLo: number = 0;
+  /** ACCESS bits that the DTE denies. */
+  readonly denied: number = 0;
+  /** Bits of the upper word that GVAs must not have: half of the address space is enough. */
+  readonly guestTop: number = 0;
   /** Of FAST: which bits count, how they must be, and what is so in any case. */
-  readonly fastMask: number;
-  readonly fastWant: number;
-  readonly fastAlways: number;
+  readonly fastMask: number = 0;
+  readonly fastWant: number = 0;
+  readonly fastAlways: number = 0;
 
   constructor(config: DeviceConfig) {
     this.config = config;
     const { host, dirty, mode0Coherent } = config;
-    this.quickGuest = config.rights === ALL_RIGHTS;
+    this.hostTooHi = host?.tooHi ?? -1;
+    this.hostTooLo = host?.tooLo ?? -1;
+    this.denied = ALL_RIGHTS & ~config.rights;
     this.guestTop = config.guestLevels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0;
     this.fastMask = FAST.NESTED | (dirty ? FAST.CLEAN : 0);
     this.fastWant = host !== null ? FAST.NESTED : 0;
@@ -141,6 +146,14 @@ export class DeviceTable {
   invalidateAll(): void {
     this.#cache.clear();
     this.#lastId = -1;
+  }
+
+  /** The IOTLB gave up its tags: devices that hold them look them up again. Entries stay. */
+  forgetTags(): void {
+    for (const device of this.#cache.values()) {
+      device.domain = null;
+      device.space = null;
+    }
   }
 
   /** The cached entries; for looking in from outside. */

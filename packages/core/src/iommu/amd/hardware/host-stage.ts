@@ -12,6 +12,7 @@ import { type TableSpace, aboveHi, aboveLo } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import type { TableView } from '../../cache-tables.ts';
 import { ACCESS, ALL_RIGHTS } from './access.ts';
+import { inInterruptRange } from './addresses.ts';
 import type { AmdIommuFeatures } from './config.ts';
 import type { DeviceConfig } from './device-config.ts';
 import {
@@ -144,8 +145,8 @@ export class HostStage implements TableSpace {
     store.out[slot] = walker.out;
     store.permissions[slot] = permissions;
     store.flags[slot] = flags;
-    store.fast[slot] =
-      leafBits > FAST_SIZE_MAX ? 0 : permissions | fastFlags(flags) | (leafBits << FAST_BITS_SHIFT);
+    const slow = leafBits > FAST_SIZE_MAX || inInterruptRange(hi, lo, leafBits);
+    store.fast[slot] = slow ? 0 : permissions | fastFlags(flags) | (leafBits << FAST_BITS_SHIFT);
     if (this.#trace !== null && this.#trace.active)
       traceFill(this.#trace, 'iotlb', domain, null, hi, lo, leafBits);
   }

@@ -48,7 +48,7 @@ export const ENTRY = {
   ABSENT: 8,
 } as const;
 
-/** What an entry says in one word, 0 where that is not enough: permissions in 5:0, these, and log2 of its bytes. */
+/** What an entry says in one word, 0 where that is not enough or the interrupt range is met: permissions in 5:0, these, and log2 of its bytes. */
 export const FAST = { CLEAN: 1 << 6, COHERENT: 1 << 7, NESTED: 1 << 8 } as const;
 export const FAST_BITS_SHIFT = 9;
 export const FAST_SIZE_MAX = 30;
@@ -101,8 +101,8 @@ export class Iotlb {
   /** Of guest entries that `fast` is about: the SPA of the page, and Domain.hostAge when that was found. */
   readonly guestSpas: Float64Array;
   readonly guestAt: Int32Array;
-  /** Another number when all domains have gone. */
-  epoch = 0;
+  /** Called when every tag has been given up: whoever keeps domains or spaces must look them up again. */
+  onStartOver: (() => void) | null = null;
   readonly #numbers = new TagNumbers(HOST_SPACE + 1);
   readonly #domains = new Map<number, Domain>();
   readonly #roots: number;
@@ -129,10 +129,10 @@ export class Iotlb {
   invalidateAll(): void {
     for (const store of [this.host, this.guest, this.hostTables, this.guestTables]) store?.cache.clear();
     this.#domains.clear();
-    this.epoch++;
     this.#spaces = 0;
     this.#rootCount = 0;
     this.#numbers.reset();
+    this.onStartOver?.();
   }
 
   domain(id: number): Domain {

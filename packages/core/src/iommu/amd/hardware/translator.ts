@@ -1,7 +1,6 @@
 // From a DTE, a PASID and an address to a physical address: IOTLB, walks, permissions. Which of the two kinds of tables
 // a transaction uses is decided in amd-iommu.ts.
 
-import { amdV1InWidth } from '../../../pagetable/amd-v1.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { X86_FAULT, type X86Config, type X86Fault, X86Walker } from '../../../pagetable/x86-64.ts';
 import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
@@ -59,7 +58,7 @@ export class Translator {
   readonly #guestSpas: Float64Array;
   readonly #guestAt: Int32Array;
   /** Where users' permissions are: without USSup every access is a supervisor's. */
-  readonly #userShift: number;
+  readonly #userShift: number = 0;
   /** What the guest lookup found, and the entry that has it. */
   #guestSlot = 0;
   #gpaHi = 0;
@@ -97,13 +96,28 @@ export class Translator {
    * to be asked. `need` is not 0.
    */
   quick(device: CachedDevice, hi: number, lo: number, need: number): Translated | null {
-    const { rights, host, dirty } = device.config;
-    if (host === null || (rights & need) !== need || !amdV1InWidth(host, hi, lo)) return null;
-    const domain = this.#domainOf(device);
+    const { domain } = device;
+    const wrong = (hi & device.hostTooHi) | (lo & device.hostTooLo) | (need & device.denied);
+    if (wrong !== 0 || domain === null) return null;
+    const slot = this.#hostLeaves.atHome(domain.host, HOST_SPACE, 0, hi, lo);
+    if (slot < 0) return this.#quickSearch(device, domain, hi, lo, need);
+    return this.#quickHit(device, slot, lo, need);
+  }
+
+  #quickSearch(
+    device: CachedDevice,
+    domain: Domain,
+    hi: number,
+    lo: number,
+    need: number,
+  ): Translated | null {
     const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
-    if (slot < 0) return null;
+    return slot < 0 ? null : this.#quickHit(device, slot, lo, need);
+  }
+
+  #quickHit(device: CachedDevice, slot: number, lo: number, need: number): Translated | null {
     const fast = this.#hostFast[slot]!;
-    if ((fast & need) !== need || (dirty && (fast & FAST.CLEAN) !== 0)) return null;
+    if ((fast & (need | (device.fastMask & FAST.CLEAN))) !== need) return null;
     if (this.#trace !== null && this.#trace.active) return null;
     return fastHit(fast, this.#hostOuts[slot]!, lo, (fast & FAST.COHERENT) !== 0);
   }
@@ -118,24 +132,42 @@ export class Translator {
     privileged: boolean,
   ): Translated | null {
     const { space, domain } = device;
-    if (space === null || space.pasid !== pasid || device.knownAt !== this.#iotlb.epoch) return null;
-    if ((hi & device.guestTop) !== 0 || !device.quickGuest) return null;
-    const slot = this.#guestLeaves.lookup(domain!.guest, space.leaves.id, 0, hi, lo);
-    if (slot < 0 || this.#guestAt[slot] !== domain!.hostAge) return null;
-    const fast = this.#guestFast[slot]!;
+    if (space === null || space.pasid !== pasid || ((hi & device.guestTop) | device.denied) !== 0)
+      return null;
     const wanted = privileged ? need : need << this.#userShift;
+    const slot = this.#guestLeaves.atHome(domain!.guest, space.leaves.id, 0, hi, lo);
+    if (slot < 0) return this.#quickGuestSearch(device, domain!, space, hi, lo, wanted);
+    return this.#quickGuestHit(device, domain!, slot, lo, wanted);
+  }
+
+  #quickGuestSearch(
+    device: CachedDevice,
+    domain: Domain,
+    space: GuestSpace,
+    hi: number,
+    lo: number,
+    wanted: number,
+  ): Translated | null {
+    const slot = this.#guestLeaves.lookup(domain.guest, space.leaves.id, 0, hi, lo);
+    return slot < 0 ? null : this.#quickGuestHit(device, domain, slot, lo, wanted);
+  }
+
+  #quickGuestHit(
+    device: CachedDevice,
+    domain: Domain,
+    slot: number,
+    lo: number,
+    wanted: number,
+  ): Translated | null {
+    if (this.#guestAt[slot] !== domain.hostAge) return null;
+    const fast = this.#guestFast[slot]!;
     if ((fast & (wanted | device.fastMask)) !== (wanted | device.fastWant)) return null;
     if (this.#trace !== null && this.#trace.active) return null;
     return fastHit(fast, this.#guestSpas[slot]!, lo, ((fast | device.fastAlways) & FAST.COHERENT) !== 0);
   }
 
-  /** The domain of a device; looked for once in the life of either. */
   #domainOf(device: CachedDevice): Domain {
-    const { epoch } = this.#iotlb;
-    if (device.domain !== null && device.knownAt === epoch) return device.domain;
-    device.domain = this.#iotlb.domain(device.config.domainId);
-    device.knownAt = epoch;
-    device.space = null;
+    device.domain ??= this.#iotlb.domain(device.config.domainId);
     return device.domain;
   }
 

@@ -4,6 +4,7 @@
 import { readAddress, readField } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { type Stage1Region, needsCare } from '../../../pagetable/armv8-stage1.ts';
+import { aboveHi } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CD_BYTES, CD_WORDS, L1CD, L1CD_BYTES } from '../spec/cd.ts';
 import { EVENT } from '../spec/events.ts';
@@ -204,6 +205,8 @@ export class ConfigTable {
       // With one half, bit 55 says nothing: its own check sees it.
       quickUpper: quick(upper),
       va: regime.va,
+      quickIpa: cd === null && stream.stage2 !== null && plain,
+      ipaTop: aboveHi(this.#features.oas),
     };
   }
 

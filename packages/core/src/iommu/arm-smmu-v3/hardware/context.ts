@@ -25,6 +25,9 @@ export interface Context {
   readonly quickLower: Stage1Region | null;
   readonly quickUpper: Stage1Region | null;
   readonly va: CacheDomain;
+  /** Stage 2 alone may be answered quickly: it overrides nothing. Bits of the upper word that an IPA must not have. */
+  readonly quickIpa: boolean;
+  readonly ipaTop: number;
 }
 
 /** A fault of translation. */

@@ -18,7 +18,6 @@ import {
   ENTRY,
   IPA_SPACE,
   type Iotlb,
-  SLOW,
   STAGE2_SHIFT,
   type TlbStore,
   entryInfo,
@@ -95,19 +94,6 @@ export class SecondStage implements TableSpace {
   /** The address of the entry's first byte. */
   get out(): number {
     return addressOf(this.outHi, this.outLo);
-  }
-
-  /**
-   * What the cache has for a transaction without attributes of its own, as a fast word; SLOW where it has not enough.
-   * `out` is valid with it.
-   */
-  quick(context: Context, hi: number, lo: number, need: number): number {
-    const slot = this.#ipas.cache.lookup(context.regime.ipa, IPA_SPACE, 0, hi, lo);
-    if (slot < 0) return SLOW;
-    const fast = this.#ipas.fast[slot]!;
-    if ((fast & (need | SLOW)) !== need) return SLOW;
-    this.#take(this.#ipas.out[slot]!);
-    return fast;
   }
 
   #take(out: number): void {

@@ -244,7 +244,7 @@ export class SmmuV3 {
 
   /** What becomes of a transaction. */
   translate(transaction: Transaction): Outcome {
-    if (this.#enabled && transaction.translated !== true && transaction.unsupported === undefined) {
+    if (this.#enabled === true && transaction.translated !== true && transaction.unsupported === undefined) {
       const context = this.#table.cached(transaction.streamId, transaction.substreamId ?? null);
       if (context !== undefined) {
         const translator = this.#translator;

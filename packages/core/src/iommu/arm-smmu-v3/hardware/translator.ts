@@ -10,7 +10,17 @@ import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CLASS, EVENT } from '../spec/events.ts';
 import type { Context, TranslationFault } from './context.ts';
-import { ENTRY, type Iotlb, SLOW, STAGE2_SHIFT, entryInfo, fastWord, tableInfo, traceFill } from './iotlb.ts';
+import {
+  ENTRY,
+  IPA_SPACE,
+  type Iotlb,
+  SLOW,
+  STAGE2_SHIFT,
+  entryInfo,
+  fastWord,
+  tableInfo,
+  traceFill,
+} from './iotlb.ts';
 import { FAULT_TYPES, SecondStage, stage2Attributes } from './second-stage.ts';
 import type { EventType } from './transaction.ts';
 
@@ -65,7 +75,7 @@ export class Translator {
   quick(context: Context, hi: number, lo: number, need: number): boolean {
     const upper = (hi & 0x80_0000) !== 0;
     const region = upper ? context.quickUpper : context.quickLower;
-    if (region === null) return false;
+    if (region === null) return context.quickIpa && this.#quickIpa(context, hi, lo, need);
     if (((upper ? ~hi : hi) & region.topHi) !== 0 || ((upper ? ~lo : lo) & region.topLo) !== 0) return false;
     const slot = this.#leaves.lookup(context.va, context.asid.id, context.global.id, hi, lo);
     if (slot < 0) return false;
@@ -95,6 +105,17 @@ export class Translator {
       if (done >= 0) return done === 1;
     }
     return this.#miss(context, hi, lo, need, input);
+  }
+
+  #quickIpa(context: Context, hi: number, lo: number, need: number): boolean {
+    if ((hi & context.ipaTop) !== 0) return false;
+    const { ipas } = this.#iotlb;
+    const slot = ipas.cache.lookup(context.regime.ipa, IPA_SPACE, 0, hi, lo);
+    if (slot < 0) return false;
+    const fast = ipas.fast[slot]!;
+    if ((fast & (need | SLOW)) !== need) return false;
+    if (this.#trace !== null && this.#trace.active) return false;
+    return this.#fastHit(fast, ipas.out[slot]!, lo);
   }
 
   /** A hit that no one asks anything else about than where it leads. */
@@ -312,15 +333,6 @@ export class Translator {
 
   #stage2Only(context: Context, hi: number, lo: number, need: number, input: number): boolean {
     const second = this.#second;
-    if (
-      need !== 0 &&
-      input === DEFAULT_INPUT &&
-      context.plain &&
-      (this.#trace === null || !this.#trace.active)
-    ) {
-      const fast = second.quick(context, hi, lo, need);
-      if (fast !== SLOW) return this.#fastHit(fast, second.out, lo);
-    }
     this.ipa = addressOf(hi >>> 0, lo);
     if (!this.#stage2(context, hi, lo, need)) return false;
     this.#measure(hi, lo, second.bits);

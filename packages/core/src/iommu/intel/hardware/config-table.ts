@@ -56,9 +56,10 @@ export interface Route {
   readonly fpd: boolean;
   readonly source: Source;
   readonly domain: Domain;
-  /** Translator.quick() may answer, for addresses without these bits of the upper word. */
-  readonly quick: boolean;
+  /** Translator.quick() may answer users' requests, for addresses without these bits of the upper word. */
   readonly quickTop: number;
+  /** 1 where it may answer none. */
+  readonly slow: 0 | 1;
 }
 
 /** The domain-id that faulting entries are kept under (§6.2.2). */
@@ -122,6 +123,10 @@ export class ConfigTable {
     if (requesterId === this.#lastRequester && index === this.#lastPasid && this.#last !== undefined) {
       return this.#last;
     }
+    return this.#find(requesterId, index, pasid);
+  }
+
+  #find(requesterId: number, index: number, pasid: number | null): Route | undefined {
     const route = this.#routes.get(keyOf(requesterId, pasid));
     this.#last = route;
     this.#lastRequester = requesterId;
@@ -229,7 +234,7 @@ export class ConfigTable {
       fpd: context.fpd,
       source: this.#iotlb.source(requesterId, null),
       domain: this.#iotlb.domain(context.did),
-      ...quickness(pgtt, null, context.secondStage),
+      ...quickness(pgtt, false, null, context.secondStage),
     };
   }
 
@@ -241,14 +246,15 @@ export class ConfigTable {
     const fpd = context.fpd || found.fpd || found.entry.fpd;
     if (isInvalid(found.entry)) return this.#fail(found.entry.invalid, fpd);
     const { entry } = found;
+    const ridPrivileged = pasid === null && context.ridPrivileged;
     return {
       entry,
       pasid: index,
-      ridPrivileged: pasid === null && context.ridPrivileged,
+      ridPrivileged,
       fpd,
       source: this.#iotlb.source(requesterId, pasid),
       domain: this.#iotlb.domain(entry.did),
-      ...quickness(entry.pgtt, entry.firstStage, entry.secondStage),
+      ...quickness(entry.pgtt, ridPrivileged, entry.firstStage, entry.secondStage),
     };
   }
 
@@ -382,14 +388,16 @@ export class ConfigTable {
 /** What Route says of quick answers: the IOTLB knows these addresses by the words that requests have. */
 function quickness(
   pgtt: Pgtt,
+  supervisor: boolean,
   firstStage: X86Config | null,
   secondStage: SecondStageConfig | null,
-): { quick: boolean; quickTop: number } {
-  if (firstStage !== null) return { quick: true, quickTop: firstStage.canonicalHi };
+): { quickTop: number; slow: 0 | 1 } {
+  if (supervisor) return { quickTop: 0, slow: 1 };
+  if (firstStage !== null) return { quickTop: firstStage.canonicalHi, slow: 0 };
   if (pgtt === PGTT.PASS_THROUGH || secondStage!.inputLimit < 0x1_0000_0000) {
-    return { quick: false, quickTop: 0 };
+    return { quickTop: 0, slow: 1 };
   }
-  return { quick: true, quickTop: secondStage!.aboveHi };
+  return { quickTop: secondStage!.aboveHi, slow: 0 };
 }
 
 function keyOf(requesterId: number, pasid: number | null): number {

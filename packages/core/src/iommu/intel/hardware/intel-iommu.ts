@@ -202,36 +202,36 @@ export class IntelIommu {
 
   /** What becomes of a request. */
   translate(transaction: Transaction): Outcome {
-    const { hi, lo } = transaction;
-    const pasid = transaction.pasid ?? null;
-    const interrupt = pasid === null && hi === 0 && isInterrupt(lo >>> 0);
-    if (!this.#enabled || interrupt || transaction.translated === true || transaction.execute === true) {
-      this.#iotlb.tidy();
-      return this.#translate(transaction, pasid, interrupt);
-    }
-    const known = this.#table.cached(transaction.requesterId, pasid);
-    if (known !== undefined) {
-      const supervisor = isSupervisor(known, transaction, pasid);
-      if (!supervisor || known.entry.supervisor) {
-        const need = needOf(transaction, supervisor, this.features.zlr);
-        const quick = this.#translator.quick(known, hi, lo, need);
-        if (quick !== null) return quick;
-      }
-    }
-    this.#iotlb.tidy();
-    const route = this.#table.cached(transaction.requesterId, pasid);
-    if (route !== undefined) return this.#inRoute(route, transaction, pasid);
-    return this.#translate(transaction, pasid, interrupt);
+    return this.#quick(transaction) ?? this.#translate(transaction);
   }
 
-  #translate(transaction: Transaction, pasid: number | null, interrupt: boolean): Outcome {
+  /** The outcome of what the IOTLB wholly answers; null for anything else. */
+  #quick(transaction: Transaction): Outcome | null {
+    const { hi, lo } = transaction;
+    // Not `!`: what else could be false would be looked at.
+    if (this.#enabled !== true || transaction.translated === true || transaction.execute === true)
+      return null;
+    const pasid = transaction.pasid ?? null;
+    if (pasid === null && hi === 0 && isInterrupt(lo >>> 0)) return null;
+    const route = this.#table.cached(transaction.requesterId, pasid);
+    if (route === undefined || transaction.privileged === true) return null;
+    return this.#translator.quick(route, hi, lo, needOf(transaction, false, this.features.zlr));
+  }
+
+  #translate(transaction: Transaction): Outcome {
+    this.#iotlb.tidy();
+    const pasid = transaction.pasid ?? null;
     if (transaction.translated === true) return this.#ats.translated(transaction);
-    if (interrupt) return this.#interruptRange(transaction);
+    if (pasid === null && transaction.hi === 0 && isInterrupt(transaction.lo >>> 0)) {
+      return this.#interruptRange(transaction);
+    }
     if (!this.#enabled) {
       const pa = (transaction.hi >>> 0) * 0x1_0000_0000 + (transaction.lo >>> 0);
       return { kind: 'translated', pa, bytes: 4096 - (pa % 4096), snoop: false };
     }
     if (pasid !== null && transaction.execute === true) return this.#executeRequest(transaction, pasid);
+    const known = this.#table.cached(transaction.requesterId, pasid);
+    if (known !== undefined) return this.#inRoute(known, transaction, pasid);
     const route = this.#route(transaction, pasid);
     if ('condition' in route) return this.#block(transaction, route);
     return this.#inRoute(route, transaction, pasid);
@@ -267,7 +267,7 @@ export class IntelIommu {
   }
 
   #inRoute(route: Route, transaction: Transaction, pasid: number | null): Outcome {
-    const supervisor = isSupervisor(route, transaction, pasid);
+    const supervisor = pasid === null ? route.ridPrivileged : transaction.privileged === true;
     if (supervisor && !route.entry.supervisor) return this.#blockIn(route, transaction, FAULT.SPT_6);
     const translator = this.#translator;
     const need = needOf(transaction, supervisor, this.features.zlr);
@@ -382,13 +382,9 @@ export class IntelIommu {
   }
 }
 
-function isSupervisor(route: Route, transaction: Transaction, pasid: number | null): boolean {
-  return pasid === null ? route.ridPrivileged : transaction.privileged === true;
-}
-
 function needOf(transaction: Transaction, supervisor: boolean, zlr: boolean): Need {
   if (transaction.atomic === true) return supervisor ? NEED.SUPERVISOR_ATOMIC : NEED.ATOMIC;
   if (transaction.write === true) return supervisor ? NEED.SUPERVISOR_WRITE : NEED.WRITE;
-  if (zlr && transaction.length === 0) return supervisor ? NEED.SUPERVISOR_ZERO_LENGTH : NEED.ZERO_LENGTH;
+  if (transaction.length === 0 && zlr) return supervisor ? NEED.SUPERVISOR_ZERO_LENGTH : NEED.ZERO_LENGTH;
   return supervisor ? NEED.SUPERVISOR_READ : NEED.READ;
 }

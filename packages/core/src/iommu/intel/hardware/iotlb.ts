@@ -65,6 +65,8 @@ export interface Source {
   readonly pasid: number | null;
   /** More than one where a domain-id or a translation type changed and old entries were not removed. */
   readonly spaces: Space[];
+  /** The one that there is, null otherwise. */
+  only: Space | null;
 }
 
 /** Spaces and sources that are remembered before everything starts over. */
@@ -135,7 +137,7 @@ export class Iotlb {
     let source = this.#sources.get(key);
     if (source === undefined) {
       this.#spaces++;
-      source = { requesterId, pasid, spaces: [] };
+      source = { requesterId, pasid, spaces: [], only: null };
       this.#sources.set(key, source);
     }
     return source;
@@ -151,6 +153,7 @@ export class Iotlb {
     const entries = kind === KIND.FIRST ? domain.first : domain.second;
     const space: Space = { domain, entries, kind, pasid, bits, id: this.#numbers.take() };
     source.spaces.push(space);
+    source.only = source.spaces.length === 1 ? space : null;
     domain.spaces.push(space);
     return space;
   }

@@ -112,11 +112,18 @@ export class Translator implements TableSpace {
    * to be asked.
    */
   quick(route: Route, hi: number, lo: number, need: Need): Translated | null {
-    const { spaces } = route.source;
-    if ((hi & route.quickTop) !== 0 || spaces.length !== 1 || !route.quick) return null;
-    const space = spaces[0]!;
+    const { only } = route.source;
+    if (((hi & route.quickTop) | route.slow) !== 0 || only === null) return null;
+    const slot = this.#cache.atHome(only.entries, only.id, 0, hi, lo);
+    return slot < 0 ? this.#quickSearch(only, hi, lo, need) : this.#quickHit(slot, lo, need);
+  }
+
+  #quickSearch(space: Space, hi: number, lo: number, need: Need): Translated | null {
     const slot = this.#cache.lookup(space.entries, space.id, 0, hi, lo);
-    if (slot < 0) return null;
+    return slot < 0 ? null : this.#quickHit(slot, lo, need);
+  }
+
+  #quickHit(slot: number, lo: number, need: Need): Translated | null {
     const word = this.#words[slot]!;
     if ((word & need.mask) !== need.entry) return null;
     if (this.#trace !== null && this.#trace.active) return null;

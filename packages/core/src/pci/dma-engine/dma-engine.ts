@@ -1,5 +1,7 @@
-import { u64 } from '../../base/u64.ts';
+import { big, hi32, lo32, u64 } from '../../base/u64.ts';
+import { PRG_RESPONSE_CODE, type DmaAddress, type PageResponseMessage } from '../../iommu/dma-port.ts';
 import { registers32 } from '../bar.ts';
+import type { AccessOptions } from '../dma.ts';
 import type { DeviceModel, FunctionDescription, PciFunction, TranslationFeatures } from '../function.ts';
 import {
   BAR_BYTES,
@@ -11,7 +13,10 @@ import {
   FLAG,
   LENGTH_MAX,
   PBA_OFFSET,
+  PERMISSION,
+  PERMISSION_SIZE_SHIFT,
   REGISTER,
+  REGISTER_BYTES,
   STATUS,
   TABLE_OFFSET,
   VECTORS,
@@ -23,35 +28,52 @@ const ALL_FEATURES: TranslationFeatures = {
   pasid: { width: 20, execute: true, privileged: true },
 };
 const CHUNK = 64 << 10;
-const REGISTERS = 16;
+/** How often one page is asked for before the engine gives up. */
+const PAGE_REQUESTS_MAX = 8;
+const PRG_INDEX_MASK = 0x1ff;
 const READ_ONLY: ReadonlySet<number> = new Set([
   REGISTER.ID,
   REGISTER.STATUS,
   REGISTER.ERROR,
   REGISTER.DONE,
   REGISTER.RESULT,
+  REGISTER.TRANSLATED,
+  REGISTER.TRANSLATED + 4,
+  REGISTER.PERMISSIONS,
+  REGISTER.RESPONSE,
 ]);
 
-/** Copies, fills and adds up memory on demand. A command has ended when the store that started it returns. */
+/** A request that was refused at an address. */
+interface Refused {
+  readonly error: number;
+  readonly at: DmaAddress;
+  readonly write: boolean;
+}
+
+/**
+ * Copies, fills and adds up memory on demand, with PASIDs, ATS and PRI. A command has ended when the store that started it
+ * returns, unless it waits for a page.
+ */
 export class DmaEngine implements DeviceModel {
   readonly description: FunctionDescription;
-  readonly #registers = new Uint32Array(REGISTERS);
+  readonly #registers = new Uint32Array(REGISTER_BYTES / 4);
   #pci!: PciFunction;
+  /** The group of the page request that the command waits for, or null. */
+  #group: number | null = null;
+  #nextGroup = 0;
+  #running = false;
+  /** An answer that came while the request was being sent: it is looked at when the device is polled. */
+  #answer: PageResponseMessage | null = null;
+  #asked = { page: -1n, times: 0 };
 
   constructor(features: TranslationFeatures = ALL_FEATURES) {
+    const handler = registers32({
+      read32: (offset) => this.#registers[offset / 4] ?? 0,
+      write32: (offset, value) => this.#write(offset, value),
+    });
     this.description = {
       identity: { vendor: DMA_ENGINE_VENDOR, device: DMA_ENGINE_DEVICE, revision: 1, classCode: 0x088000 },
-      bars: [
-        {
-          index: 0,
-          size: BAR_BYTES,
-          kind: 'memory64',
-          handler: registers32({
-            read32: (offset) => this.#registers[offset / 4] ?? 0,
-            write32: (offset, value) => this.#write(offset, value),
-          }),
-        },
-      ],
+      bars: [{ index: 0, size: BAR_BYTES, kind: 'memory64', handler }],
       msix: { vectors: VECTORS, bar: 0, table: TABLE_OFFSET, pba: PBA_OFFSET },
       ...features,
     };
@@ -63,65 +85,202 @@ export class DmaEngine implements DeviceModel {
 
   reset(): void {
     this.#registers.fill(0);
-    this.#registers[REGISTER.ID / 4] = DMA_ENGINE_VERSION;
+    this.#set(REGISTER.ID, DMA_ENGINE_VERSION);
+    this.#group = null;
+    this.#answer = null;
+    this.#nextGroup = 0;
   }
 
   #get(offset: number): number {
     return this.#registers[offset / 4]!;
   }
 
+  #set(offset: number, value: number): void {
+    this.#registers[offset / 4] = value;
+  }
+
+  #flag(flag: number): boolean {
+    return (this.#get(REGISTER.FLAGS) & flag) !== 0;
+  }
+
   #write(offset: number, value: number): void {
-    if (offset >= REGISTERS * 4 || READ_ONLY.has(offset)) return;
+    if (offset >= REGISTER_BYTES || READ_ONLY.has(offset)) return;
     if (offset === REGISTER.SIGNAL) this.#pci.signal(value);
-    else this.#registers[offset / 4] = value;
-    if (offset === REGISTER.COMMAND) this.#run(value);
+    else if (this.#group === null) this.#set(offset, value);
+    if (offset === REGISTER.COMMAND) this.#start(value);
   }
 
-  #run(command: number): void {
-    this.#registers[REGISTER.DONE / 4] = 0;
-    this.#registers[REGISTER.RESULT / 4] = 0;
-    const error = this.#execute(command);
-    this.#registers[REGISTER.ERROR / 4] = error;
-    this.#registers[REGISTER.STATUS / 4] = error === ERROR.NONE ? STATUS.DONE : STATUS.ERROR;
-    if ((this.#get(REGISTER.FLAGS) & FLAG.INTERRUPT) !== 0) this.#pci.signal(this.#get(REGISTER.VECTOR));
+  /** While a command waits for a page, registers stay as they are and ABORT is the one command. */
+  #start(command: number): void {
+    if (this.#group !== null) {
+      if (command === COMMAND.ABORT) this.#end(ERROR.ABORTED);
+      return;
+    }
+    for (const register of [REGISTER.DONE, REGISTER.RESULT, REGISTER.PERMISSIONS, REGISTER.RESPONSE])
+      this.#set(register, 0);
+    this.#asked = { page: -1n, times: 0 };
+    this.#run();
   }
 
-  #execute(command: number): number {
+  #end(error: number): void {
+    this.#group = null;
+    this.#set(REGISTER.ERROR, error);
+    this.#set(REGISTER.STATUS, error === ERROR.NONE ? STATUS.DONE : STATUS.ERROR);
+    if (this.#flag(FLAG.INTERRUPT)) this.#pci.signal(this.#get(REGISTER.VECTOR));
+  }
+
+  #run(): void {
+    this.#running = true;
+    this.#execute();
+    this.#running = false;
+  }
+
+  #execute(): void {
+    switch (this.#get(REGISTER.COMMAND)) {
+      case COMMAND.COPY:
+      case COMMAND.FILL:
+      case COMMAND.CHECKSUM:
+        this.#move(this.#get(REGISTER.COMMAND));
+        break;
+      case COMMAND.TRANSLATE:
+        this.#end(this.#translate());
+        break;
+      case COMMAND.REQUEST_PAGE:
+        this.#requestPage(this.#source(0), this.#flag(FLAG.WRITE));
+        break;
+      default:
+        this.#end(ERROR.COMMAND);
+    }
+  }
+
+  /** Goes on from DONE; asks for a page that is not there. */
+  #move(command: number): void {
     const length = this.#get(REGISTER.LENGTH);
-    if (command < COMMAND.COPY || command > COMMAND.CHECKSUM) return ERROR.COMMAND;
-    if (length > LENGTH_MAX) return ERROR.LENGTH;
+    if (length > LENGTH_MAX) {
+      this.#end(ERROR.LENGTH);
+      return;
+    }
     const buffer = new Uint8Array(Math.min(length, CHUNK));
     if (command === COMMAND.FILL) buffer.fill(this.#get(REGISTER.PATTERN));
-    for (let done = 0; done < length; done += buffer.length) {
+    for (let done = this.#get(REGISTER.DONE); done < length;) {
       const part = buffer.subarray(0, Math.min(buffer.length, length - done));
-      const error = this.#part(command, part, done);
-      if (error !== ERROR.NONE) return error;
+      const refused = this.#part(command, part, done);
+      done = this.#get(REGISTER.DONE);
+      if (refused !== null) {
+        this.#refused(refused);
+        return;
+      }
     }
+    this.#end(ERROR.NONE);
+  }
+
+  /** Moves a part; DONE counts what has come to its end. */
+  #part(command: number, part: Uint8Array, done: number): Refused | null {
+    const { dma } = this.#pci;
+    let ready = part;
+    let refused: Refused | null = null;
+    if (command !== COMMAND.FILL) {
+      const from = this.#source(done);
+      const stopped = dma.read(from.address, part, this.#options(from));
+      if (stopped !== null) {
+        const address = BigInt.asUintN(64, from.address + big(stopped.done));
+        refused = { error: ERROR.READ, at: { ...from, address }, write: false };
+        ready = part.subarray(0, stopped.done);
+      }
+    }
+    if (command === COMMAND.CHECKSUM) {
+      for (const byte of ready) this.#registers[REGISTER.RESULT / 4]! += byte;
+      this.#set(REGISTER.DONE, done + ready.length);
+      return refused;
+    }
+    const to = this.#destination(done);
+    const stopped = ready.length === 0 ? null : dma.write(to.address, ready, this.#options(to));
+    this.#set(REGISTER.DONE, done + (stopped?.done ?? ready.length));
+    if (stopped === null) return refused;
+    const address = BigInt.asUintN(64, to.address + big(stopped.done));
+    return { error: ERROR.WRITE, at: { ...to, address }, write: true };
+  }
+
+  #refused({ error, at, write }: Refused): void {
+    if (!this.#flag(FLAG.PAGE_REQUESTS)) {
+      this.#end(error);
+      return;
+    }
+    const page = at.address >> 12n;
+    this.#asked = { page, times: page === this.#asked.page ? this.#asked.times + 1 : 1 };
+    if (this.#asked.times > PAGE_REQUESTS_MAX) this.#end(error);
+    else this.#requestPage(at, write);
+  }
+
+  #requestPage(at: DmaAddress, write: boolean): void {
+    const prgIndex = this.#nextGroup;
+    this.#nextGroup = (this.#nextGroup + 1) & PRG_INDEX_MASK;
+    this.#group = prgIndex;
+    this.#set(REGISTER.STATUS, STATUS.WAITING);
+    const sent = this.#pci.dma.requestPage({ ...at, prgIndex, read: !write, write, last: true });
+    if (!sent) this.#end(ERROR.PAGE_REQUEST);
+  }
+
+  poll(): boolean {
+    const answer = this.#answer;
+    this.#answer = null;
+    if (answer !== null) this.pageResponse(answer);
+    return this.#answer !== null;
+  }
+
+  pageResponse(response: PageResponseMessage): void {
+    const { prgIndex, code } = response;
+    if (prgIndex !== this.#group) return;
+    if (this.#running) {
+      this.#answer = response;
+      this.#pci.wake();
+      return;
+    }
+    this.#group = null;
+    this.#set(REGISTER.RESPONSE, code);
+    if (code !== PRG_RESPONSE_CODE.SUCCESS) this.#end(ERROR.PAGE_RESPONSE);
+    else if (this.#get(REGISTER.COMMAND) === COMMAND.REQUEST_PAGE) this.#end(ERROR.NONE);
+    else this.#run();
+  }
+
+  /** An ATS Translation Request, past the cache. */
+  #translate(): number {
+    const write = this.#flag(FLAG.WRITE);
+    const completion = this.#pci.dma.requestTranslation({ ...this.#source(0), write });
+    const [entry] = completion.entries;
+    if (entry === undefined) return ERROR.TRANSLATION;
+    const translated = big(entry.translated);
+    this.#set(REGISTER.TRANSLATED, lo32(translated));
+    this.#set(REGISTER.TRANSLATED + 4, hi32(translated));
+    const permissions =
+      (entry.read ? PERMISSION.READ : 0) |
+      (entry.write ? PERMISSION.WRITE : 0) |
+      (entry.execute ? PERMISSION.EXECUTE : 0) |
+      (entry.untranslatedOnly === true ? PERMISSION.UNTRANSLATED_ONLY : 0);
+    this.#set(REGISTER.PERMISSIONS, permissions | (entry.sizeBits << PERMISSION_SIZE_SHIFT));
     return ERROR.NONE;
   }
 
-  #part(command: number, part: Uint8Array, done: number): number {
-    const { dma } = this.#pci;
-    if (command !== COMMAND.FILL) {
-      const stopped = dma.read(this.#address(REGISTER.SOURCE, done), part, this.#by(FLAG.SOURCE_PASID));
-      this.#registers[REGISTER.DONE / 4] = done + (stopped?.done ?? part.length);
-      if (stopped !== null) return ERROR.READ;
-    }
-    if (command === COMMAND.CHECKSUM) {
-      for (const byte of part) this.#registers[REGISTER.RESULT / 4]! += byte;
-      return ERROR.NONE;
-    }
-    const to = this.#address(REGISTER.DESTINATION, done);
-    const stopped = dma.write(to, part, this.#by(FLAG.DESTINATION_PASID));
-    this.#registers[REGISTER.DONE / 4] = done + (stopped?.done ?? part.length);
-    return stopped === null ? ERROR.NONE : ERROR.WRITE;
+  #source(done: number): DmaAddress {
+    return this.#address(REGISTER.SOURCE, done, FLAG.SOURCE_PASID, this.#flag(FLAG.EXECUTE));
   }
 
-  #address(register: number, done: number): bigint {
-    return BigInt.asUintN(64, u64(this.#get(register + 4), this.#get(register)) + BigInt(done));
+  #destination(done: number): DmaAddress {
+    return this.#address(REGISTER.DESTINATION, done, FLAG.DESTINATION_PASID, false);
   }
 
-  #by(flag: number): { readonly pasid: number | null } {
-    return { pasid: (this.#get(REGISTER.FLAGS) & flag) === 0 ? null : this.#get(REGISTER.PASID) };
+  #address(register: number, done: number, pasidFlag: number, execute: boolean): DmaAddress {
+    const base = u64(this.#get(register + 4), this.#get(register));
+    return {
+      address: BigInt.asUintN(64, base + big(done)),
+      pasid: this.#flag(pasidFlag) ? this.#get(REGISTER.PASID) : null,
+      privileged: this.#flag(FLAG.PRIVILEGED),
+      execute,
+    };
+  }
+
+  #options({ pasid, privileged, execute }: DmaAddress): AccessOptions {
+    const by = { privileged: privileged === true, execute: execute === true };
+    return { pasid, ...by, untranslated: this.#flag(FLAG.UNTRANSLATED) };
   }
 }

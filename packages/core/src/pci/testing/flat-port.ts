@@ -9,13 +9,14 @@ import type {
   TranslationRequest,
 } from '../../iommu/dma-port.ts';
 
-/** Memory without an IOMMU, from 0 on, which counts what reaches it and may refuse some of it. ATS gives a page what its address is, less `shift`. */
+/** Memory without an IOMMU, from 0 on, which counts what reaches it and may refuse some of it. ATS gives every page its own address. */
 export class FlatPort implements DmaPort {
   readonly requesterId = 0x0a00;
   readonly bytes: Uint8Array;
   readonly requests: MemoryRequest[] = [];
   readonly pageRequests: PageRequestMessage[] = [];
   endpoint: DmaEndpoint | null = null;
+  onPageRequest: ((message: PageRequestMessage) => void) | null = null;
   /** Which 4 KiB pages may be reached: all where this is null. */
   allowed: ReadonlySet<number> | null = null;
 
@@ -43,11 +44,14 @@ export class FlatPort implements DmaPort {
   requestTranslation({ address }: TranslationRequest): TranslationCompletion {
     if (address >= BigInt(this.bytes.length)) return { status: 'success', entries: [] };
     const translated = exact(address & ~0xfffn);
+    if (this.allowed !== null && !this.allowed.has(translated >>> 12))
+      return { status: 'success', entries: [] };
     const entry = { translated, sizeBits: 12, read: true, write: true, execute: false };
     return { status: 'success', entries: [entry] };
   }
 
   requestPage(message: PageRequestMessage): void {
     this.pageRequests.push(message);
+    this.onPageRequest?.(message);
   }
 }

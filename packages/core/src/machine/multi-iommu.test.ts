@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { EINVAL, EIO, EOPNOTSUPP } from '../abi/errno.ts';
 import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../abi/iommufd.ts';
+import { IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID } from '../abi/rfc-2023-12.ts';
+import { amdIommu } from './amd-iommu.ts';
 import { armSmmuV3 } from './arm-smmu-v3.ts';
+import { intelIommu } from './intel-iommu.ts';
 import { partsOf, trialMachine, VENDOR_CASES, type IommuSpec } from './testing/vendors.ts';
 import { GUEST, Vm, type Passed } from './testing/vm.ts';
 import { Kernel } from './kernel.ts';
@@ -85,6 +88,24 @@ describe('Linux with SMMUs', () => {
   });
 });
 
+describe.each([
+  ['VT-d', intelIommu],
+  ['AMD', amdIommu],
+])('Linux with IOMMUs of %s', (_, vendor) => {
+  it('has one stage 2 for all of them', () => {
+    const { vm, devices } = vmWith(vendor, vendor, vendor, vendor);
+    const parent = vm.parent(devices[0]!);
+    const page = vm.guest.page();
+    for (const [index, device] of devices.entries()) {
+      expect(vm.attach(device, parent)).toBe(0);
+      expect(vm.deviceWrites(device, page + BigInt(index), String(index))).toBe(0);
+    }
+    expect(vm.guest.text(page, 4)).toBe('0123');
+    vm.exchangeMemory('else');
+    expect(devices.map((each) => vm.deviceReads(each, page, 4))).toEqual(devices.map(() => 'else'));
+  });
+});
+
 describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ vendor, stage1, idType }) => {
   it('names them, so that a VMM knows how many viommus it needs', () => {
     const kernel = trialMachine(vendor, vendor, vendor, vendor);
@@ -127,6 +148,44 @@ describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ ve
     vm.process.exit();
     expect(context.objects.empty).toBe(true);
     expect(vm.kernel.physical.frames.pinned).toBe(0);
+  });
+});
+
+describe('a machine of mixed vendors', () => {
+  const setUp = () => vmWith(armSmmuV3, intelIommu, amdIommu);
+
+  it('has one VM do DMA through all of them, and takes its memory from all of them', () => {
+    const { vm, devices } = setUp();
+    const page = vm.guest.page();
+    vm.guest.write(page, '....');
+    for (const [index, device] of devices.entries()) {
+      expect(vm.attach(device, vm.ioasId)).toBe(0);
+      expect(vm.deviceWrites(device, page + BigInt(index), String(index))).toBe(0);
+    }
+    expect(vm.guest.text(page, 4)).toBe('012.');
+    vm.exchangeMemory('else');
+    expect(devices.map((each) => vm.deviceReads(each, page, 4))).toEqual(devices.map(() => 'else'));
+  });
+
+  it('refuses a device what is another vendor’s: an HWPT, a viommu, a virtual id', () => {
+    const { vm, devices } = setUp();
+    const [arm, intel, amd] = devices as [Passed, Passed, Passed];
+    const parents = devices.map((each) => vm.parent(each));
+    for (const [i, device] of devices.entries())
+      for (const [j, parent] of parents.entries()) {
+        if (i === j) continue;
+        expect(vm.attach(device, parent)).toBe(EINVAL);
+        expect([-EINVAL, -EOPNOTSUPP]).toContain(vm.tryRfcViommu(device, parent).rc);
+      }
+    const viommu = vm.rfcViommu(arm, parents[0]!);
+    expect(vm.attach(intel, viommu)).toBe(EINVAL);
+    expect(vm.tryVdevice(viommu, amd.id, 1n).rc).toBe(-EINVAL);
+    expect(vm.assign(intel, viommu, IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID, 1n)).toBe(EOPNOTSUPP);
+  });
+
+  it('names them apart', () => {
+    const { vm, devices } = setUp();
+    expect(devices.map((each) => vm.piommu(each))).toEqual([1, 2, 3]);
   });
 });
 

@@ -89,6 +89,6 @@ test('viommu ioctls shows what is served beside Linux’s uAPI where that is ask
   expect(stdout).toMatch(/^\/dev\/iommu as linux-7\.3 with rfc-2023-12 answers it/);
   expect(stdout).toMatch(/IOMMU_DEV_INVALIDATE +0x3bc4 +rfc-2023-12 +32 +32 +yes/);
   const { status, stderr } = viommu(['ioctls', '--uapi', 'rfc-1970-01']);
-  expect(stderr).toBe('viommu: --uapi rfc-1970-01: there is no such uAPI; there is rfc-2023-12\n');
+  expect(stderr).toMatch(/^viommu: --uapi rfc-1970-01: there is no such uAPI; there is .*rfc-2023-12/);
   expect(status).toBe(2);
 });

@@ -149,8 +149,10 @@ export interface IommuDriver {
 export interface Rfc202312Ops {
   /** The types of virtual id that its devices can have, and the largest of each. */
   readonly virtualIds: ReadonlyMap<number, bigint>;
-  /** The type of viommu that stands behind one of the trial. Where absent, a viommu is a table and a stage 2. */
+  /** The type of viommu that stands behind one of the trial. Where absent, {@link viommuInit} makes one. */
   readonly viommuType?: number;
+  /** What stands behind a viommu of the trial. Where absent too, a viommu is a table and a stage 2. */
+  viommuInit?(viommu: ViommuCore, parent: PagingDomain): Result<ViommuDriver>;
   /**
    * A domain that has the translations of `parent`, now and later, behind another physical IOMMU; `parent` itself where
    * that is what it takes. Where absent, domains of this driver are good for all of its IOMMUs. EINVAL where `iommu`

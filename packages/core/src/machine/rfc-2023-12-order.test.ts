@@ -8,7 +8,7 @@ import {
 } from '../abi/rfc-2023-12.ts';
 import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../iommu/arm-smmu-v3/test-program.ts';
 import { armSmmuV3 } from './arm-smmu-v3.ts';
-import { smmuCommands, trialMachine, words } from './testing/vendors.ts';
+import { smmuCommands, trialMachine, VENDOR_CASES, words } from './testing/vendors.ts';
 import { Vm } from './testing/vm.ts';
 
 // Why Linux dropped IOMMU_DEV_INVALIDATE: message 10 of the thread. A guest has one command queue, and its order is what
@@ -44,10 +44,6 @@ function guest() {
     kernel,
     vm,
     reads: (iova: bigint) => vm.deviceReads(device, iova, 3),
-    /** The guest leads its tables to the new page. */
-    remap: () => {
-      for (const iova of [FIRST, SECOND]) tables.map(iova, after);
-    },
     /** The guest gives the device other tables, which lead to the new page. */
     switchTables: () => {
       const next = new GuestTables(vm.guest);
@@ -64,8 +60,8 @@ function guest() {
   };
 }
 
-/** From now on the device reads both pages before each command that the SMMU consumes. */
-function neverRest({ kernel, reads }: ReturnType<typeof guest>): () => number {
+/** From now on the device reads both pages before each command that the IOMMU consumes. */
+function neverRest({ kernel, reads }: Pick<ReturnType<typeof guest>, 'kernel' | 'reads'>): () => number {
   let count = 0;
   let within = false;
   kernel.trace.subscribe((event) => {
@@ -78,28 +74,50 @@ function neverRest({ kernel, reads }: ReturnType<typeof guest>): () => number {
   return () => count;
 }
 
-describe('a queue of CMD_TLBI and CMD_ATC_INV', () => {
-  const TLBI = guestCommand.tlbiVa(ASID, FIRST);
-  const ATC_INV = guestCommand.atcInv(SID, FIRST, 0n);
+const withAtcCommands = VENDOR_CASES.filter(({ atcCommand }) => atcCommand !== null);
 
-  it('sent by two requests leaves the device a stale translation where the ATC’s comes first', () => {
-    const { reads, remap, toDevice, toIotlb } = guest();
+describe.each(withAtcCommands)('a queue for the IOTLB, then the ATC, of $name', (vendor) => {
+  const setUp = () => {
+    const kernel = trialMachine(vendor.vendor);
+    const vm = new Vm(kernel);
+    const device = vm.pass(0);
+    const parent = vm.parent(device);
+    const viommu = vm.rfcViommu(device, parent);
+    vm.name(device, viommu, vendor.idType, BigInt(SID));
+    const stage1 = vendor.stage1(vm.guest);
+    const hwpt = vm.rfcNested(device, parent, viommu, stage1.nested);
+    expect(vm.attach(device, hwpt)).toBe(0);
+    const [before, after] = [vm.guest.page(), vm.guest.page()];
+    vm.guest.write(before, 'old');
+    vm.guest.write(after, 'new');
+    for (const iova of [FIRST, SECOND]) stage1.map(iova, before);
+    const reads = (iova: bigint) => vm.deviceReads(device, iova, 3);
+    const remap = () => stage1.map(FIRST, after);
+    return { kernel, vm, device, viommu, hwpt, reads, remap };
+  };
+  const iotlb = vendor.iotlbCommand(FIRST);
+  const atc = vendor.atcCommand!(BigInt(SID), FIRST);
+
+  it('sent by two requests, the ATC’s first, leaves a stale translation where ATCs are filled from the IOTLB', () => {
+    const { vm, device, hwpt, reads, remap } = setUp();
     expect(reads(FIRST)).toBe('old');
     remap();
-    expect(toDevice(ATC_INV)).toEqual([0, 1]);
-    // The ATC is empty, and asks an IOTLB that is not.
-    expect(reads(FIRST)).toBe('old');
-    expect(toIotlb(TLBI)).toEqual([0, 1]);
-    expect(reads(FIRST)).toBe('old');
+    expect(vm.devInvalidate(device, atc)).toEqual([0, 1]);
+    // The ATC is empty, and asks an IOMMU whose IOTLB is not.
+    const filled = vendor.atcFilledFrom === 'iotlb' ? 'old' : 'new';
+    expect(reads(FIRST)).toBe(filled);
+    expect(vm.iotlbSync(hwpt, iotlb)).toEqual([0, 1]);
+    expect(reads(FIRST)).toBe(filled);
   });
 
   it('sent as one request does not, even where the device reads between any two commands', () => {
-    const all = guest();
+    const all = setUp();
     expect(all.reads(FIRST)).toBe('old');
     all.remap();
     const readings = neverRest(all);
-    expect(all.asOne(TLBI, ATC_INV)).toEqual([0, 2]);
-    // And before the CMD_SYNC behind them.
+    const both = { ...iotlb, bytes: Uint8Array.of(...iotlb.bytes, ...atc.bytes) };
+    expect(all.vm.hwptInvalidate(all.viommu, both)).toEqual([0, 2]);
+    // And before what waits for them.
     expect(readings()).toBe(3);
     expect(all.reads(FIRST)).toBe('new');
   });

@@ -1,5 +1,6 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
+import { IOMMU_VIOMMU_TYPE_DEFAULT } from '../../abi/iommufd.ts';
 import { iommu_rfc_viommu_alloc } from '../../abi/rfc-2023-12.ts';
 import type { Device, PagingDomain, PhysicalIommu, ViommuDriver } from '../../iommu/driver.ts';
 import type { Command } from '../command.ts';
@@ -64,7 +65,9 @@ export class RfcViommu extends Viommu {
     this.#stage2 = new ViommuStage2(this, domain);
     const type = ops.viommuType;
     const made =
-      type === undefined ? TABLE_ONLY : driver.viommuInit!(this.core(type), domain, command.memory, null);
+      type === undefined
+        ? (ops.viommuInit?.(this.core(IOMMU_VIOMMU_TYPE_DEFAULT), domain) ?? TABLE_ONLY)
+        : driver.viommuInit!(this.core(type), domain, command.memory, null);
     if (failed(made)) return made;
     this.setDriver(made);
   }

@@ -49,6 +49,8 @@ export interface VendorCase {
   readonly iotlbCommands: readonly string[];
   /** What takes it out of the ATC of the device that the guest calls `id`; null where the driver sees to that. */
   atcCommand: ((id: bigint, iova: bigint) => DriverData) | null;
+  /** Where the answers to a device's Translation Requests come from, and are kept beside the ATC. */
+  readonly atcFilledFrom: 'iotlb' | 'memory';
 }
 
 /** 64-bit words as they lie in memory. */
@@ -85,6 +87,7 @@ const arm: VendorCase = {
   iotlbCommand: (iova) =>
     smmuCommands(IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3, guestCommand.tlbiVa(ASID, iova)),
   iotlbCommands: ['CMD_TLBI_NH_VA', 'CMD_SYNC'],
+  atcFilledFrom: 'iotlb',
   atcCommand: (id, iova) =>
     smmuCommands(IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3, guestCommand.atcInv(Number(id), iova, 0n)),
 };
@@ -115,6 +118,7 @@ const intel: VendorCase = {
   },
   // "vt-d will generate ATC invalidations under that function too" (message 7).
   iotlbCommands: ['P_IOTLB_INV', 'DEV_TLB_INV', 'INV_WAIT'],
+  atcFilledFrom: 'iotlb',
   atcCommand: null,
 };
 

@@ -205,6 +205,8 @@ export interface ViommuDriver {
   vdeviceInit?(vdevice: VdeviceCore): Result<() => void>;
   /** get_hw_queue_size(): true where the type is offered. */
   hwQueueSupported?(type: number): boolean;
+  /** hw_queue_init(), which no Linux has yet: a queue that hardware finds by its guest address. It takes the flags. */
+  hwQueueInit?(queue: HwQueueCore, index: number, flags: number): Result<() => void>;
   /** hw_queue_init_phys(): answers what undoes it. */
   hwQueueInitPhys?(queue: HwQueueCore, index: number, basePa: number): Result<() => void>;
 }

@@ -1,5 +1,6 @@
 import { lastByte } from '../base/range.ts';
 import { fail, failed, type Result } from '../base/result.ts';
+import type { StructValue } from '../base/struct.ts';
 import { exact, hex, PAGE_MASK_N, PAGE_SIZE, PAGE_SIZE_N, U64_MAX } from '../base/u64.ts';
 import { EFAULT, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, ERANGE } from '../abi/errno.ts';
 import { IOMMU_HW_QUEUE_TYPE_DEFAULT, iommu_hw_queue_alloc } from '../abi/iommufd.ts';
@@ -36,8 +37,8 @@ export class HwQueue extends IommufdObject {
     queues.set(this.core, this);
   }
 
-  /** Takes over the pinned pages. */
-  hold(viommu: Viommu, access: Access): void {
+  /** Takes over the pinned pages; null where hardware finds the queue by its guest address. */
+  hold(viommu: Viommu, access: Access | null): void {
     this.#viommu = viommu;
     this.#access = access;
     viommu.users++;
@@ -49,8 +50,9 @@ export class HwQueue extends IommufdObject {
 
   destroy(): void {
     this.#undo?.();
-    if (this.#viommu === null || this.#access === null) return;
-    destroyQueueAccess(this.#viommu, this.#access, this.core.baseAddress, this.core.length);
+    if (this.#viommu === null) return;
+    if (this.#access !== null)
+      destroyQueueAccess(this.#viommu, this.#access, this.core.baseAddress, this.core.length);
     this.#viommu.users--;
   }
 }
@@ -96,14 +98,17 @@ function pinQueue(viommu: Viommu, base: bigint, length: bigint): Result<{ access
 export function hwQueueAlloc(command: Command): Result<number> {
   const cmd = iommu_hw_queue_alloc.read(command.bytes);
   const { context } = command;
-  if (cmd.flags !== 0 || cmd.type === IOMMU_HW_QUEUE_TYPE_DEFAULT)
-    return fail(EOPNOTSUPP, 'flags must be 0, type must not');
+  if (cmd.type === IOMMU_HW_QUEUE_TYPE_DEFAULT) return fail(EOPNOTSUPP, 'type must not be 0');
+  const trial = context.shared.uapis.has('amd-viommu');
+  if (cmd.flags !== 0 && !trial) return fail(EOPNOTSUPP, 'flags must be 0');
   if (cmd.length === 0n) return fail(EINVAL, 'length is 0');
   if (lastByte(cmd.nesting_parent_iova, cmd.length) === null)
     return fail(EOVERFLOW, 'nesting_parent_iova + length passes 2^64');
   const viommu = getViommu(context, cmd.viommu_id);
   if (failed(viommu)) return viommu;
   const { driver } = viommu;
+  if (driver.hwQueueInit !== undefined) return allocByGuestAddress(command, viommu, cmd);
+  if (cmd.flags !== 0) return fail(EOPNOTSUPP, 'flags must be 0');
   if (driver.hwQueueInitPhys === undefined || !(driver.hwQueueSupported?.(cmd.type) ?? false))
     return fail(EOPNOTSUPP, `the viommu offers no hardware queue of type ${cmd.type}`);
   const queue = context.objects.allocate(new HwQueue(cmd.type, cmd.nesting_parent_iova, cmd.length));
@@ -117,5 +122,25 @@ export function hwQueueAlloc(command: Command): Result<number> {
   queue.started(undo);
   cmd.out_hw_queue_id = queue.id;
   const rc = command.respond(iommu_hw_queue_alloc, cmd);
+  return failed(rc) ? rc : 0;
+}
+
+/** The same where the driver has hw_queue_init(): nothing is pinned, since the hardware translates the address itself. */
+function allocByGuestAddress(
+  command: Command,
+  viommu: Viommu,
+  cmd: StructValue<typeof iommu_hw_queue_alloc>,
+): Result<number> {
+  const { driver } = viommu;
+  if (!(driver.hwQueueSupported?.(cmd.type) ?? false))
+    return fail(EOPNOTSUPP, `the viommu offers no hardware queue of type ${cmd.type}`);
+  const queue = command.context.objects.allocate(new HwQueue(cmd.type, cmd.nesting_parent_iova, cmd.length));
+  if (failed(queue)) return queue;
+  command.newObject = queue;
+  queue.hold(viommu, null);
+  const undo = driver.hwQueueInit!(queue.core, cmd.index, cmd.flags);
+  if (failed(undo)) return undo;
+  queue.started(undo);
+  const rc = command.respond(iommu_hw_queue_alloc, { ...cmd, out_hw_queue_id: queue.id });
   return failed(rc) ? rc : 0;
 }

@@ -1,3 +1,4 @@
+import type { TrialUapi } from '../iommufd/trial-uapi.ts';
 import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
@@ -51,11 +52,16 @@ export const NO_PARTS: MachineParts = { iommus: [], devices: [] };
  * Brings the IOMMUs up and has their drivers probe the devices. Groups are numbered from `firstGroup` on. Fails where a
  * driver cannot run one of them: an error of the machine's description.
  */
-export function buildDevices(kernel: Kernel, parts: MachineParts, firstGroup: number): Result<VfioDevice[]> {
+export function buildDevices(
+  kernel: Kernel,
+  parts: MachineParts,
+  firstGroup: number,
+  uapis: ReadonlySet<TrialUapi> = new Set(),
+): Result<VfioDevice[]> {
   const drivers = new Map<Vendor, VendorDriver>();
   const units = new Map<string, IommuUnit>();
   for (const { name, vendor, settings } of parts.iommus) {
-    const driver = drivers.get(vendor) ?? vendor.start(kernel);
+    const driver = drivers.get(vendor) ?? vendor.start(kernel, uapis);
     drivers.set(vendor, driver);
     const unit = driver.addUnit(name, settings);
     if (failed(unit)) return fail(unit.errno, `the driver cannot run ${name}: ${unit.reason}`);

@@ -130,7 +130,7 @@ export class Kernel implements KernelEnvironment {
     // What the kernel did when it booted is no request of the program that happens to be first.
     const current = this.#current;
     this.#current = null;
-    const devices = buildDevices(this, this.#parts, 0);
+    const devices = buildDevices(this, this.#parts, 0, this.#shared.uapis);
     this.#current = current;
     if (failed(devices)) return devices;
     this.#vfio = new VfioRegistry(this, devices);

@@ -3,6 +3,7 @@ import type { DmaPort } from '../iommu/dma-port.ts';
 import type { Device, Kernel } from '../iommu/driver.ts';
 import type { CmdqvSizes } from '../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../iommu/group.ts';
+import type { TrialUapi } from '../iommufd/trial-uapi.ts';
 import type { PciAts, PciPri } from '../iommu/pci-services.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
@@ -55,5 +56,6 @@ export interface IommuSettings {
 export interface Vendor {
   /** Throws where the settings contradict themselves or ask for what the model does not have. */
   check(settings: IommuSettings): void;
-  start(kernel: Kernel): VendorDriver;
+  /** `uapis` are the trial uAPIs that the machine serves. */
+  start(kernel: Kernel, uapis: ReadonlySet<TrialUapi>): VendorDriver;
 }

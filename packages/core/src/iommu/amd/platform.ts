@@ -2,17 +2,21 @@ import { fail, failed, type Result } from '../../base/result.ts';
 import { EIO } from '../../abi/errno.ts';
 import { AtsRequester } from '../ats-requester.ts';
 import { Atc, type AtcInvalidation } from '../cache-atc.ts';
+import type { Doorbell } from '../../memory/doorbells.ts';
+import type { Kernel } from '../driver.ts';
 import type { DmaEndpoint, PageResponseMessage } from '../dma-port.ts';
 import type { AmdIommuDriver } from './driver/driver.ts';
 import { AmdIommuDevice, type AmdDeviceOptions, type AmdPciFunction } from './driver/device.ts';
 import type { Ivhd, IvhdOptions } from './driver/ivhd.ts';
 import { AmdIommu } from './hardware/amd-iommu.ts';
 import type { AmdIommuConfig } from './hardware/config.ts';
+import type { HardwareViommu } from './hardware/viommu/viommu.ts';
 import { AmdPort } from './port.ts';
+import type { ViommuResources } from './viommu/resources.ts';
 
 // Where an AMD IOMMU and its driver meet, and what a device does that sits behind both.
 
-export interface AmdUnitOptions extends Omit<IvhdOptions, 'registers' | 'relax'> {
+export interface AmdUnitOptions extends Omit<IvhdOptions, 'registers' | 'relax' | 'viommuBars'> {
   readonly config: AmdIommuConfig;
 }
 
@@ -26,15 +30,27 @@ export class AmdUnit {
     const { kernel } = driver;
     const { config, ...rest } = options;
     let ivhd: Ivhd | null = null;
+    const guestPage = guestPages(kernel);
     const hardware = new AmdIommu({
       memory: kernel.physical,
       config,
       trace: kernel.trace,
+      guestPage,
       onInterrupt: (which) => ivhd?.interrupt(which),
     });
-    const probed = driver.probe({ ...rest, registers: hardware, relax: () => void hardware.step() });
+    const { viommu } = hardware;
+    const probed = driver.probe({
+      ...rest,
+      registers: hardware,
+      relax: () => void hardware.step(),
+      ...(viommu !== null && {
+        viommuBars: { writeControl: (offset, value) => viommu.writeControl(offset, value), page: guestPage },
+      }),
+    });
     if (failed(probed)) return probed;
     ivhd = probed;
+    if (viommu !== null && probed.viommu !== null)
+      kernel.doorbells.add(doorbell(viommu, probed, probed.viommu));
     return new AmdUnit(hardware, ivhd);
   }
 
@@ -42,6 +58,29 @@ export class AmdUnit {
     this.hardware = hardware;
     this.ivhd = ivhd;
   }
+}
+
+/** The pages of the VF BAR; those of guests that nobody has take no memory. */
+function guestPages(kernel: Kernel): (guestId: number) => number {
+  const pages = new Map<number, number>();
+  return (guestId) => {
+    const at = pages.get(guestId) ?? kernel.physical.allocate(1);
+    pages.set(guestId, at);
+    return at;
+  };
+}
+
+function doorbell(viommu: HardwareViommu, ivhd: Ivhd, resources: ViommuResources): Doorbell {
+  return {
+    get watched() {
+      return resources.used;
+    },
+    look() {
+      const more = viommu.poll();
+      ivhd.serveInterrupts();
+      return more;
+    },
+  };
 }
 
 /** One DMA of a device. */

@@ -1,7 +1,7 @@
 import { failed, type Result } from '../../../base/result.ts';
 import { readField } from '../../../base/bit-fields.ts';
 import { DTE } from '../spec/dte.ts';
-import type { AmdIommuDevice } from './device.ts';
+import type { AmdIommuDevice, GuestDte } from './device.ts';
 import type { ProtectionDomain } from './domain-base.ts';
 import { readDte } from './dte.ts';
 
@@ -27,6 +27,27 @@ export function attachDevice(device: AmdIommuDevice, domain: ProtectionDomain): 
   }
   device.domain = domain;
   domain.devices.unshift(device);
+  writeDomain(device);
+}
+
+/**
+ * nested_attach_device(): the parent, with a guest's tables in front. A device of the parent stays in place, and its
+ * DTE changes at once.
+ */
+export function attachNested(
+  device: AmdIommuDevice,
+  parent: ProtectionDomain,
+  guest: GuestDte,
+): Result<void> {
+  if (device.domain !== parent) {
+    if (device.domain !== null) detachDevice(device);
+    const entered = parent.enterIvhd(device.ivhd);
+    if (failed(entered)) return entered;
+    device.enableAts();
+    device.domain = parent;
+    parent.devices.unshift(device);
+  }
+  device.nested = guest;
   writeDomain(device);
 }
 

@@ -48,6 +48,7 @@ export function enableIommu(ivhd: Ivhd): Result<void> {
   if (failed(flushed)) return flushed;
   setControl(ivhd, CONTROL.EventIntEn, true);
   if (ivhd.driver.features.gtPpr) enablePprLog(ivhd);
+  if (ivhd.viommu !== null) enableViommu(ivhd);
 }
 
 // early_enable_iommu()
@@ -112,6 +113,12 @@ function enablePprLog(ivhd: Ivhd): void {
   log.rewind();
   setControl(ivhd, CONTROL.PprIntEn, true);
   setControl(ivhd, CONTROL.PPRLogEn, true);
+}
+
+/** viommu_enable() of the tree that HwViommu follows. */
+function enableViommu(ivhd: Ivhd): void {
+  for (const field of [CONTROL.GstBufferTRPMode, CONTROL.vCmdEn, CONTROL.vIommuEn])
+    setControl(ivhd, field, true);
 }
 
 /** amd_iommu_restart_log(): a log that overflowed begins again, unless it runs. */

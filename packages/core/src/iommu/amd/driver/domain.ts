@@ -144,6 +144,7 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
   changeTop(root: number, topLevel: number): void {
     this.#newTop = { root, topLevel };
     for (const device of this.devices) writeDomain(device);
+    for (const viommu of this.viommus) viommu.parentChanged();
     for (const device of this.devices) device.flushDte();
     this.flushComplete();
     this.#newTop = null;

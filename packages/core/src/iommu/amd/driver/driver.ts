@@ -8,6 +8,7 @@ import {
   IOMMU_HW_INFO_TYPE_AMD,
   IOMMU_HW_INFO_TYPE_DEFAULT,
 } from '../../../abi/iommufd.ts';
+import { IOMMU_VIOMMU_TYPE_AMD } from '../../../abi/amd-viommu.ts';
 import { iommu_hw_info_amd } from '../../../abi/iommufd-data.ts';
 import { assert } from '../../../base/assert.ts';
 import { readField } from '../../../base/bit-fields.ts';
@@ -26,6 +27,7 @@ import { IdAllocator } from '../../ids.ts';
 import type { IopfGroup } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
 import { EFR } from '../spec/features.ts';
+import { HwViommu } from '../viommu/hw-viommu.ts';
 import { AmdViommu } from '../viommu/viommu.ts';
 import { AmdPagingDomain } from './domain.ts';
 import type { AmdIommuDevice } from './device.ts';
@@ -47,6 +49,8 @@ const HT: ReservedRegion = { type: 'reserved', start: 0xfd_0000_0000n, length: 0
 export interface AmdDriverOptions extends AmdPlatform {
   /** Domains with guest tables can be attached to PASIDs, which Linux 7.3 leaves to SVA. */
   readonly pasidDomains?: boolean;
+  /** The hardware vIOMMU is offered, which no released Linux does: see HwViommu. */
+  readonly hwViommu?: boolean;
   /** Devices' caches are flushed of guest tables as in Linux 7.3: see flushDomainPages(). */
   readonly linuxIotlbFlush?: boolean;
 }
@@ -226,20 +230,22 @@ export class AmdIommuDriver implements IommuDriver {
     answerPageRequest(device as AmdIommuDevice, pasid, code, grpid);
   }
 
-  /** amd_iommufd_get_viommu_size(): whatever type is asked. */
-  viommuSupported(_device: Device, _type: number): boolean {
-    return true;
+  /** amd_iommufd_get_viommu_size(): Linux 7.3 takes whatever type is asked, the hardware vIOMMU its own. */
+  viommuSupported(device: Device, type: number): boolean {
+    const { viommu } = (device as AmdIommuDevice).ivhd;
+    return viommu === null || type === IOMMU_VIOMMU_TYPE_AMD;
   }
 
   /** amd_iommufd_viommu_init() */
   viommuInit(
     core: ViommuCore,
     parent: PagingDomain,
-    _memory: AddressSpace,
-    _data: UserData | null,
+    memory: AddressSpace,
+    data: UserData | null,
   ): Result<ViommuDriver> {
     if (!(parent instanceof AmdPagingDomain) || parent.mode !== 'v1')
       return fail(EINVAL, 'the nest parent has no host tables');
-    return new AmdViommu(core, parent);
+    const { viommu } = core.iommu as Ivhd;
+    return viommu === null ? new AmdViommu(core, parent) : HwViommu.make(core, parent, viommu, memory, data);
   }
 }

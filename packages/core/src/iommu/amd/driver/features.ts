@@ -44,6 +44,8 @@ export interface AmdFeatures {
   readonly pasids: boolean;
   /** is_nest_parent_supported() */
   readonly nestParent: boolean;
+  /** EFR.vIommuSup */
+  readonly viommu: boolean;
   readonly pageTable: 'v1' | 'v2' | 'none';
 }
 
@@ -76,6 +78,7 @@ export function featuresOf(efr: bigint, efr2: bigint, platform: AmdPlatform): Am
     v2Tables,
     gtPpr,
     pasids: gtPpr && !(la57 && guestLevels !== 5),
+    viommu: has(EFR.vIommuSup),
     nestParent: v2Tables && has2(EFR2.GCR3TRPMode),
     pageTable: hostDisabled
       ? v2Tables

@@ -15,6 +15,7 @@ import { serveEventLog } from './events.ts';
 import type { AmdPlatform } from './features.ts';
 import { LogRing } from './log-ring.ts';
 import { servePprLog } from './ppr.ts';
+import { ViommuResources, type ViommuBars } from '../viommu/resources.ts';
 import type { PciSegment, SegmentOptions } from './segment.ts';
 
 // One AMD IOMMU: struct amd_iommu, which sysfs calls ivhdN.
@@ -39,6 +40,8 @@ export interface IvhdOptions extends AmdPlatform {
   /** The PCI segment; 0 where absent. What is said of it counts for the first IOMMU of the segment. */
   readonly segment?: number;
   readonly segmentOptions?: SegmentOptions;
+  /** The BARs of the hardware vIOMMU, where the IOMMU has one. */
+  readonly viommuBars?: ViommuBars;
   /** IVHD flags: CONTROL bits that firmware asks for. */
   readonly acpiFlags?: {
     readonly htTunnel?: boolean;
@@ -67,6 +70,8 @@ export class Ivhd implements PhysicalIommu {
   readonly pprLog: LogRing | null;
   /** By device id. */
   readonly devices = new Map<number, AmdIommuDevice>();
+  /** The hardware vIOMMU, where it is there and offered. */
+  readonly viommu: ViommuResources | null;
   readonly #interrupts: DeferredInterrupts<IvhdInterrupt>;
 
   /** init_iommu_one() to enable_iommus_ppr(), for one IOMMU. */
@@ -99,6 +104,9 @@ export class Ivhd implements PhysicalIommu {
     this.commands = new CommandBuffer(kernel.physical, this.mmio, (text) => this.log(text));
     this.eventLog = new LogRing(this, OFFSET.EVT_HEAD, OFFSET.EVT_TAIL);
     this.pprLog = driver.features.ppr ? new LogRing(this, OFFSET.PPR_HEAD, OFFSET.PPR_TAIL) : null;
+    const { viommuBars } = options;
+    const offered = viommuBars !== undefined && driver.options.hwViommu === true;
+    this.viommu = offered && driver.features.viommu ? new ViommuResources(this, viommuBars) : null;
     this.#interrupts = new DeferredInterrupts((which) => this.#handle(which), options.defer ?? null);
   }
 

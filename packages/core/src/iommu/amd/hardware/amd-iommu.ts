@@ -19,10 +19,11 @@ import { type Delivered, InterruptRemapper, type InterruptRequest } from './inte
 import { Interrupts } from './interrupts.ts';
 import { Iotlb } from './iotlb.ts';
 import { Log } from './log.ts';
-import { type PageRequest, type PageResponse, PprLog } from './ppr-log.ts';
+import { type PageRequest, type PageResponse, PprLog, pprRecord } from './ppr-log.ts';
 import { RegisterFile } from './registers.ts';
 import type { Aborted, InterruptSource, Msi, Outcome, Transaction } from './transaction.ts';
 import { Translator } from './translator.ts';
+import { HardwareViommu } from './viommu/viommu.ts';
 
 export interface AmdIommuOptions {
   readonly memory: PhysicalMemory;
@@ -34,6 +35,8 @@ export interface AmdIommuOptions {
   readonly onMsi?: (msi: Msi) => void;
   /** A device's interrupt that access() met, after remapping. */
   readonly onDeviceInterrupt?: (message: Msi) => void;
+  /** With EFR.vIommuSup: the physical address of a guest's page in the VF BAR. */
+  readonly guestPage?: (guestId: number) => number;
 }
 
 /** What access() did. */
@@ -68,6 +71,8 @@ export class AmdIommu {
   readonly #remapper: InterruptRemapper;
   readonly #buffer: CommandBuffer;
   readonly #ats: Ats;
+  /** The hardware vIOMMU, where there is one. */
+  readonly viommu: HardwareViommu | null;
   readonly #endpoints = new Map<number, Endpoint>();
   readonly #onDeviceInterrupt: (message: Msi) => void;
   /** CONTROL's lower word when it last took effect. */
@@ -75,7 +80,7 @@ export class AmdIommu {
   /** CONTROL.IommuEn then. */
   #enabled = false;
 
-  constructor({ memory, config, trace, onInterrupt, onMsi, onDeviceInterrupt }: AmdIommuOptions) {
+  constructor({ memory, config, trace, onInterrupt, onMsi, onDeviceInterrupt, guestPage }: AmdIommuOptions) {
     const features = amdIommuFeatures(config);
     const watcher = trace ?? null;
     this.config = config;
@@ -131,6 +136,24 @@ export class AmdIommu {
     });
     this.#buffer = new CommandBuffer(memory, registers, commands, this.#faults, watcher);
     this.#ats = new Ats(this.#admission, this.#translator, this.#faults);
+    this.viommu =
+      features.viommu && guestPage !== undefined
+        ? new HardwareViommu({
+            memory,
+            registers,
+            commands,
+            table: this.#table,
+            iotlb: this.#iotlb,
+            remapper: this.#remapper,
+            translator: this.#translator,
+            faults: this.#faults,
+            trace: watcher,
+            page: guestPage,
+            commandsPerStep: config.commandsPerStep,
+          })
+        : null;
+    const { viommu } = this;
+    if (viommu !== null) this.#faults.toGuest = (device, event) => viommu.report(device.config, event);
     registers.onChange = (offset) => this.#changed(offset);
     this.#readSegments();
   }
@@ -144,6 +167,7 @@ export class AmdIommu {
     this.#table.invalidateAll();
     this.#iotlb.invalidateAll();
     this.#remapper.invalidateAll();
+    this.viommu?.reset();
     this.#controlChanged();
   }
 
@@ -435,6 +459,7 @@ export class AmdIommu {
       this.#faults.record(invalidPprEvent(request, asked.prgIndex | (asked.last ? 0x200 : 0)));
       return null;
     }
+    if (this.viommu?.requestPage(config, pprRecord(asked)) === true) return null;
     const response = this.#pprLog.request(asked);
     if (response !== null) this.#endpoints.get(asked.deviceId)?.pageResponse(response);
     return response;

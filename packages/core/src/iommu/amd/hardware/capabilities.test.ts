@@ -46,6 +46,8 @@ const MEANING: Record<string, string> = {
   'EFR.EPHSup': 'EPHEn: page requests need DTE.PPR.',
   'EFR.HDSup': 'DTE.HAD 3: Dirty in host tables.',
   'EFR.V2_HDDisSup': 'GDUpdateDis: no Dirty in guest tables.',
+  'EFR.vIommuSup':
+    'vIommuEn and vCmdEn: guests with queues of their own; vImuEn, GDeviceID and GuestID of the DTE are reserved otherwise.',
   'EFR.V2_HADDisSup': 'GAUpdateDis: no Accessed in guest tables.',
   'EFR2.GCR3TRPMode': 'GCR3TRPMode: the GCR3 pointer in the DTE is a GPA.',
   'EFR2.NumIntRemapSup':

@@ -156,6 +156,8 @@ export interface AmdIommuFeatures {
   readonly guestDirtyDisable: boolean;
   readonly guestAccessedDisable: boolean;
   readonly gcr3TrpMode: boolean;
+  /** The hardware vIOMMU. */
+  readonly viommu: boolean;
   /** 2048 interrupts per function. */
   readonly interrupts2K: boolean;
   readonly htRangeIgnore: boolean;
@@ -183,7 +185,6 @@ export const ABSENT: readonly (readonly [1 | 2, Field, string])[] = [
   [1, EFR.SnoopAttrSup, 'snoop attributes'],
   [1, EFR.AttrFWSup, 'attribute forwarding'],
   [1, EFR.InvIotlbTypeSup, 'the invalidation type'],
-  [1, EFR.vIommuSup, 'the hardware vIOMMU'],
   [1, EFR.VmGuardIOSup, 'VM guard I/O'],
   [1, EFR.ForcePhyDestSup, 'forced physical destinations'],
   [1, EFR.SNPSup, 'SEV-SNP'],
@@ -219,6 +220,7 @@ export function amdIommuFeatures(config: AmdIommuConfig): AmdIommuFeatures {
   }
   const physical = readField(MISC_INFO0.PAsize, [config.miscInfo0]);
   if (physical < 32 || physical > 52) bad('miscInfo0.PAsize is 32 to 52');
+  if (has(EFR.vIommuSup) && !has(EFR.GIoSup)) bad('EFR.vIommuSup needs EFR.GIoSup');
   if (has(EFR.HDSup) && !has(EFR.HASup)) bad('EFR.HDSup needs EFR.HASup');
   for (const field of [EFR.EPHSup, EFR.PPRAutoRspSup, EFR.PprOvrflwEarlySup]) {
     if (has(field) && !has(EFR.PPRSup)) bad(`EFR.${field.name} needs EFR.PPRSup`);
@@ -248,6 +250,7 @@ export function amdIommuFeatures(config: AmdIommuConfig): AmdIommuFeatures {
     guestDirtyDisable: has(EFR.V2_HDDisSup),
     guestAccessedDisable: has(EFR.V2_HADDisSup),
     gcr3TrpMode: get2(EFR2.GCR3TRPMode) !== 0,
+    viommu: has(EFR.vIommuSup),
     interrupts2K: get2(EFR2.NumIntRemapSup) === 1,
     htRangeIgnore: get2(EFR2.HTRangeIgnore) !== 0,
     iotlb: cap(CAP_HEADER.IotlbSup) !== 0,

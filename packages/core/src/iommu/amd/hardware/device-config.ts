@@ -47,6 +47,8 @@ export interface DeviceConfig {
   /** DTE.Mode0FC, where AttrV makes it count. */
   readonly mode0Coherent: boolean;
   readonly interrupts: InterruptConfig;
+  /** What concerns the device's own guest goes to it, by the hardware vIOMMU. */
+  readonly viommu: boolean;
   readonly guestDeviceId: number;
   readonly guestId: number;
 }
@@ -76,7 +78,8 @@ function reservedMasks(features: AmdIommuFeatures): Uint32Array {
   if (!features.ppr) reserve(DTE.PPR, DTE.GRPR);
   if (!features.gio) reserve(DTE.GIOV);
   if (!features.gt) reserve(DTE.GV, DTE.GLX, DTE.GCR3_14_12, DTE.GCR3_30_15, DTE.GCR3_51_31);
-  reserve(DTE.SATS, DTE.vImuEn, DTE.GDeviceID, DTE.GuestID, DTE.SnoopAttribute);
+  if (!features.viommu) reserve(DTE.vImuEn, DTE.GDeviceID, DTE.GuestID);
+  reserve(DTE.SATS, DTE.SnoopAttribute);
   return masks;
 }
 
@@ -129,6 +132,7 @@ export class DteDecoder {
       exclusion: is(DTE.EX),
       mode0Coherent: is(DTE.AttrV) && is(DTE.Mode0FC),
       interrupts: this.#interrupts(words),
+      viommu: features.viommu && is(DTE.vImuEn),
       guestDeviceId: get(DTE.GDeviceID),
       guestId: get(DTE.GuestID),
     };

@@ -49,6 +49,8 @@ export class Faults {
   readonly #registers: RegisterFile;
   readonly #log: Log;
   readonly #trace: Trace | null;
+  /** Takes events that a device's guest brought about, where the hardware vIOMMU serves it; null: the host gets it. */
+  toGuest: ((device: CachedDevice, event: EventRecord) => boolean | null) | null = null;
 
   constructor(features: AmdIommuFeatures, registers: RegisterFile, log: Log, trace: Trace | null) {
     this.#features = features;
@@ -116,14 +118,21 @@ export class Faults {
       return this.#abort(event, false, reason);
     }
     if (device !== null) device.faulted = true;
-    return this.#abort(event, this.record(event), reason);
+    const recorded = this.#tell(detail.gn, device, event) ?? this.record(event);
+    return this.#abort(event, recorded, reason);
+  }
+
+  /** A fault of guest tables is the guest's; null where it is the host's. */
+  #tell(guest: boolean, device: CachedDevice | null, event: EventRecord): boolean | null {
+    return guest && device !== null && this.toGuest !== null ? this.toGuest(device, event) : null;
   }
 
   /** What a translation ran into. */
   translation(request: Request, fault: TranslationFault, device: CachedDevice): Aborted {
     if (fault.kind === 'page-fault') return this.pageFault(request, fault, device, fault.reason);
     const event = pageTableErrorEvent(request, fault, device.config.domainId);
-    return this.#abort(event, this.recordHardwareError(event), fault.reason);
+    const recorded = this.#tell(fault.gn, device, event) ?? this.recordHardwareError(event);
+    return this.#abort(event, recorded, fault.reason);
   }
 }
 

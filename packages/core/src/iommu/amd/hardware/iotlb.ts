@@ -193,6 +193,12 @@ export class Iotlb {
     else this.hostTables?.cache.removeRange(domain.hostTables, HOST_SPACE, 0, 0, range);
   }
 
+  /** Guest translations of every PASID of a domain: INVALIDATE_IOMMU_ALL of a guest. */
+  invalidateGuests(domainId: number): void {
+    const spaces = this.#domains.get(domainId)?.spaces.keys() ?? [];
+    for (const pasid of [...spaces]) this.invalidateGuest(domainId, pasid, null, true);
+  }
+
   /** With GN == 1: guest translations of a PASID. With PDE its CR3 goes too, whatever the range: all addresses use it. */
   invalidateGuest(domainId: number, pasid: number, range: AddressRange | null, pde: boolean): void {
     const domain = this.#domains.get(domainId);

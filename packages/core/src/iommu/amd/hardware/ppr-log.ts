@@ -33,6 +33,27 @@ export interface PageResponse {
   readonly code: number;
 }
 
+/** A request as it stands in a log (§2.6.1). */
+export function pprRecord(request: PageRequest): Uint32Array {
+  const withPasid = request.pasid !== null;
+  const words = encode(PPR_RECORD, {
+    DeviceID: request.deviceId,
+    PASID_15_0: (request.pasid ?? 0) & 0xffff,
+    PRGIndex: request.prgIndex,
+    Last: request.last,
+    PASID_19_16: (request.pasid ?? 0) >>> 16,
+    EXE: withPasid && request.execute,
+    READ: request.read,
+    WRITE: request.write,
+    US: !(withPasid && request.privileged),
+    GN: withPasid,
+    PPRCode: PAGE_SERVICE_REQUEST,
+  });
+  words[2] = (request.lo & ~0xfff) >>> 0;
+  words[3] = request.hi >>> 0;
+  return words;
+}
+
 export class PprLog {
   readonly #registers: RegisterFile;
   readonly #interrupts: Interrupts;
@@ -51,22 +72,7 @@ export class PprLog {
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'page-request', unit: 'amd-iommu', ...request });
     }
-    const withPasid = request.pasid !== null;
-    const words = encode(PPR_RECORD, {
-      DeviceID: request.deviceId,
-      PASID_15_0: (request.pasid ?? 0) & 0xffff,
-      PRGIndex: request.prgIndex,
-      Last: request.last,
-      PASID_19_16: (request.pasid ?? 0) >>> 16,
-      EXE: withPasid && request.execute,
-      READ: request.read,
-      WRITE: request.write,
-      US: !(withPasid && request.privileged),
-      GN: withPasid,
-      PPRCode: PAGE_SERVICE_REQUEST,
-    });
-    words[2] = (request.lo & ~0xfff) >>> 0;
-    words[3] = request.hi >>> 0;
+    const words = pprRecord(request);
     const result = this.#log.write(words);
     if (result === 'written') this.#warnEarly();
     const always = this.#registers.control(CONTROL.PprAutoRspAon) !== 0;

@@ -82,11 +82,8 @@ function absentControls(features: AmdIommuFeatures): readonly Field[] {
     CONTROL.PrivAbrtEn,
     CONTROL.MarcEn,
     CONTROL.BlkStopMrkEn,
-    CONTROL.vCmdEn,
-    CONTROL.vIommuEn,
     CONTROL.GAPPIEn,
     CONTROL.TMPMEn,
-    CONTROL.GstBufferTRPMode,
     CONTROL.SNPAVICEn,
   ];
   const unless = (has: boolean, ...fields: readonly Field[]): void => {
@@ -104,6 +101,7 @@ function absentControls(features: AmdIommuFeatures): readonly Field[] {
   unless(features.guestAccessedDisable, CONTROL.GAUpdateDis);
   unless(features.xt, CONTROL.XTEn, CONTROL.IntCapXTEn);
   unless(features.gcr3TrpMode, CONTROL.GCR3TRPMode);
+  unless(features.viommu, CONTROL.vCmdEn, CONTROL.vIommuEn, CONTROL.GstBufferTRPMode);
   unless(features.irtCacheDis, CONTROL.IRTCacheDis);
   return absent;
 }

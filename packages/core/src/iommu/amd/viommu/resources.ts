@@ -1,0 +1,59 @@
+import { IdAllocator } from '../../ids.ts';
+import type { Ivhd } from '../driver/ivhd.ts';
+import { GUESTS_MAX, VFCTRL, VFCTRL_BYTES } from '../spec/viommu.ts';
+
+/** The two BARs by which a driver reaches the hardware vIOMMU. */
+export interface ViommuBars {
+  /** Writes 8 bytes of the VF control BAR. */
+  writeControl(offset: number, value: bigint): void;
+  /** The physical address of a guest's page in the VF BAR. */
+  page(guestId: number): number;
+}
+
+/** What an IOMMU has to give to guests. */
+export class ViommuResources {
+  readonly guestIds = new IdAllocator(0, GUESTS_MAX - 1);
+  readonly #ivhd: Ivhd;
+  readonly #bars: ViommuBars;
+  /** Device ids that no device has: drivers/iommu/amd/trans_devid.c. */
+  readonly #transDevices = new Set<number>();
+
+  constructor(ivhd: Ivhd, bars: ViommuBars) {
+    this.#ivhd = ivhd;
+    this.#bars = bars;
+  }
+
+  writeControl(guestId: number, offset: number, value: bigint): void {
+    this.#bars.writeControl(guestId * VFCTRL_BYTES + offset, value);
+  }
+
+  page(guestId: number): number {
+    return this.#bars.page(guestId);
+  }
+
+  /** iommu_reset_vmmio(): a guest id without queues and without a translation. */
+  reset(guestId: number): void {
+    const { COMMAND_CONTROL, EVENT_CONTROL, PPR_CONTROL, MISC_CONTROL } = VFCTRL;
+    for (const offset of [COMMAND_CONTROL, EVENT_CONTROL, PPR_CONTROL, MISC_CONTROL])
+      this.writeControl(guestId, offset, 0n);
+  }
+
+  /** amd_iommu_trans_devid_alloc(): the highest id that is free; null where there is none. */
+  takeTransDevice(): number | null {
+    const { devices, segment } = this.#ivhd;
+    for (let id = segment.lastDevice; id > 0; id--) {
+      if (devices.has(id) || this.#transDevices.has(id)) continue;
+      this.#transDevices.add(id);
+      return id;
+    }
+    return null;
+  }
+
+  freeTransDevice(id: number): void {
+    this.#transDevices.delete(id);
+  }
+
+  get used(): boolean {
+    return this.#transDevices.size > 0;
+  }
+}

@@ -1,0 +1,242 @@
+import { describe, expect, it } from 'vitest';
+import * as amd from '../abi/amd-viommu.ts';
+import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
+import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../abi/iommufd.ts';
+import { amdIommu } from './amd-iommu.ts';
+import { Kernel } from './kernel.ts';
+import { AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
+import { partsOf } from './testing/vendors.ts';
+import { Vm } from './testing/vm.ts';
+
+const IOVA = 0x1234_5000n;
+
+/** One IOMMU with two devices. */
+function machine(uapis: readonly 'amd-viommu'[] = ['amd-viommu'], ats = true): Kernel {
+  const { iommus, devices } = partsOf(amdIommu);
+  return new Kernel({ parts: { iommus, devices: devices.map((each) => ({ ...each, ats })) }, uapis });
+}
+
+/** A guest whose device reads `text` at IOVA. */
+function translated(kernel: Kernel, pid: number, index: number, text: string, virtualId = 0x8n) {
+  const vm = new AmdVm(kernel, pid, index, virtualId);
+  vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD);
+  const events = vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
+  const tables = vm.translate(5n);
+  const page = vm.guest.page();
+  vm.guest.write(page, text);
+  tables.map(IOVA, page);
+  return { vm, tables, page, events, reads: () => vm.deviceReads(vm.device, IOVA, 3) };
+}
+
+describe('Linux 7.3 without the hardware vIOMMU', () => {
+  it('makes a viommu of whatever type, and nests nothing on it', () => {
+    const kernel = machine([]);
+    const vm = new Vm(kernel);
+    const device = vm.pass(0);
+    const parent = vm.parent(device);
+    const make = AmdVm.prototype.tryAmdViommu;
+    const types = [amd.IOMMU_VIOMMU_TYPE_AMD, IOMMU_VIOMMU_TYPE_ARM_SMMUV3];
+    for (const type of types) {
+      const self = Object.assign(vm, { device, parentId: parent });
+      const { errno, id } = make.call(self as unknown as AmdVm, type, false);
+      expect(errno).toBe(0);
+      const bytes = new Uint8Array(new BigUint64Array(guestDte(0x1000n, 1n)).buffer);
+      expect(vm.linuxNested(device, id, { type: 3, bytes }).errno).toBe(EOPNOTSUPP);
+    }
+  });
+});
+
+describe('nested domains', () => {
+  it('translate by the guest and by the host', () => {
+    const { vm, tables, reads } = translated(machine(), 100, 0, 'abc');
+    expect(reads()).toBe('abc');
+    tables.unmap(IOVA + 0x1000n);
+    expect(vm.deviceReads(vm.device, IOVA + 0x1000n, 3)).toBeGreaterThan(0);
+  });
+
+  it('follow a change of the host, in every cache', () => {
+    const { vm, reads } = translated(machine(), 100, 0, 'abc');
+    expect(reads()).toBe('abc');
+    // The guest's own tables go with its memory.
+    vm.exchangeMemory('new');
+    expect(reads()).not.toBe('abc');
+  });
+
+  it('take what nested.c takes of a DTE, and refuse the rest', () => {
+    const vm = new AmdVm(machine(), 100, 0, 8n);
+    const [low, middle, third, last] = guestDte(0x4000_1000n, 7n) as [bigint, bigint, bigint, bigint];
+    const errno = (...dte: bigint[]): number => vm.nestedOf(dte).errno;
+    expect(errno(low, middle, third, last)).toBe(0);
+    expect(errno(low | (3n << 9n), middle, third, last)).toBe(EINVAL);
+    expect(errno(low | (5n << 12n), middle, third, last)).toBe(EINVAL);
+    expect(errno(3n | (1n << 55n), 7n, third, last)).toBe(EINVAL);
+    expect(errno(low | (3n << 56n), middle, third, last)).toBe(EINVAL);
+    expect(errno(low, middle, 2n << 54n, last)).toBe(EINVAL);
+    expect(errno(low, middle, 1n << 54n, last)).toBe(0);
+    // Neither V nor GV: no GCR3 table is asked for.
+    expect(errno(0n, 0n, 0n, 0n)).toBe(0);
+    const bytes = new Uint8Array(32);
+    expect(vm.linuxNested(vm.device, vm.viommuId, { type: 2, bytes }).errno).toBe(EOPNOTSUPP);
+  });
+
+  it('of two guests with the same domain id share nothing', () => {
+    const kernel = machine();
+    const a = translated(kernel, 100, 0, 'aaa');
+    const b = translated(kernel, 101, 1, 'bbb');
+    expect([a.reads(), b.reads()]).toEqual(['aaa', 'bbb']);
+    // One forgets its entry and says so; the other keeps what it has cached.
+    for (const each of [a, b]) each.tables.unmap(IOVA);
+    a.vm.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
+    expect([a.reads(), b.reads()]).toEqual([expect.any(Number), 'bbb']);
+  });
+
+  it('of one guest with one domain id share its id on the host, until the last of them goes', () => {
+    const kernel = machine();
+    const { vm } = translated(kernel, 100, 0, 'abc');
+    const seen: number[] = [];
+    kernel.trace.subscribe((event) => {
+      if (event.kind === 'cache-fill' && event['cache'] === 'dte') seen.push(event['domainId'] as number);
+    });
+    /** The host's id under which the device has a nested HWPT. */
+    const hostId = (id: number): number => {
+      expect(vm.attach(vm.device, id)).toBe(0);
+      vm.deviceReads(vm.device, IOVA, 3);
+      return seen.at(-1)!;
+    };
+    const dte = guestDte(0x4000_1000n, 9n);
+    const [one, two] = [vm.nestedOf(dte).id, vm.nestedOf(dte).id];
+    const other = vm.nestedOf(guestDte(0x4000_1000n, 10n)).id;
+    const host = hostId(one);
+    expect(hostId(two)).toBe(host);
+    expect(hostId(other)).not.toBe(host);
+    expect(vm.destroy(one)).toBe(0);
+    // The other one still has it, so nobody else gets it.
+    const third = vm.nestedOf(guestDte(0x4000_1000n, 11n)).id;
+    expect(hostId(third)).not.toBe(host);
+    expect(hostId(two)).toBe(host);
+    expect(vm.attach(vm.device, other)).toBe(0);
+    expect(vm.destroy(two)).toBe(0);
+    expect(hostId(vm.nestedOf(guestDte(0x4000_1000n, 12n)).id)).toBe(host);
+  });
+
+  it('meet nothing that an earlier guest has left under the same id', () => {
+    const kernel = machine();
+    const first = translated(kernel, 100, 0, 'old');
+    expect(first.reads()).toBe('old');
+    first.vm.giveBack(first.vm.device);
+    first.vm.process.close(first.vm.fd);
+    const second = translated(kernel, 101, 0, 'new');
+    expect(second.reads()).toBe('new');
+  });
+});
+
+describe('a guest with queues of its own', () => {
+  it('takes a translation out of every cache by itself', () => {
+    const { vm, tables, reads } = translated(machine(), 100, 0, 'abc');
+    expect(reads()).toBe('abc');
+    const other = vm.guest.page();
+    vm.guest.write(other, 'xyz');
+    tables.map(IOVA, other);
+    expect(reads()).toBe('abc');
+    vm.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
+    expect(reads()).toBe('xyz');
+  });
+
+  it('has COMPLETION_WAIT store to its memory, and the head move', () => {
+    const { vm } = translated(machine(), 100, 0, 'abc');
+    const semaphore = vm.guest.page();
+    vm.send(guestCommand.invalidateDte(8n), guestCommand.completionWait(semaphore, 0x1122n));
+    expect(vm.guest.read64(semaphore)).toBe(0x1122n);
+    expect(vm.register(0x2000)).toBe(0x20);
+  });
+
+  it('invalidates all that is its own with one command, and nothing of a neighbour', () => {
+    const kernel = machine();
+    const a = translated(kernel, 100, 0, 'aaa');
+    const b = translated(kernel, 101, 1, 'bbb');
+    expect([a.reads(), b.reads()]).toEqual(['aaa', 'bbb']);
+    for (const each of [a, b]) each.tables.unmap(IOVA);
+    a.vm.send(guestCommand.invalidateAll(), guestCommand.invalidateIotlb(8n));
+    expect([a.reads(), b.reads()]).toEqual([expect.any(Number), 'bbb']);
+  });
+
+  it('cannot name a device that it does not have', () => {
+    const kernel = machine();
+    const { vm, events } = translated(kernel, 100, 0, 'abc');
+    const logs: string[] = [];
+    kernel.trace.subscribe((event) => {
+      if (event.kind === 'log') logs.push(String(event['text']));
+    });
+    vm.send(guestCommand.invalidateDte(9n), guestCommand.invalidateDte(8n));
+    // The head stays, CmdBufRun is 0, and the guest reads ILLEGAL_COMMAND_ERROR.
+    expect(vm.register(0x2000)).toBe(0);
+    expect(vm.register(0x2020) & 0x10).toBe(0);
+    expect(vm.guest.read64(events) >> 60n).toBe(5n);
+    expect(logs.at(-1)).toContain('UNKNOWN');
+  });
+
+  it('reads of a fault in its own tables, under its own name for the device', () => {
+    const kernel = machine(['amd-viommu'], false);
+    const { vm, events } = translated(kernel, 100, 0, 'abc', 0x42n);
+    const logs: string[] = [];
+    kernel.trace.subscribe((event) => {
+      if (event.kind === 'log') logs.push(String(event['text']));
+    });
+    expect(vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x')).toBeGreaterThan(0);
+    expect(vm.register(0x2018)).toBe(0x10);
+    // IO_PAGE_FAULT with GN, of PASID 0.
+    expect(vm.guest.read64(events) & 0xffffn).toBe(0x42n);
+    expect(vm.guest.read64(events) >> 60n).toBe(2n);
+    expect(vm.guest.read64(events + 8n)).toBe(IOVA + 0x9000n);
+    expect(logs).toEqual([]);
+    // EventLogInt, which the guest clears as a driver does: by storing the bit.
+    expect(vm.register(0x2020) & 2).toBe(2);
+    vm.setRegister(0x2020, 3);
+    vm.settle();
+    expect(vm.register(0x2020) & 2).toBe(0);
+    expect(vm.register(0x2020) & 8).toBe(8);
+  });
+
+  it('loses events when its log is full, and goes on when it is made anew', () => {
+    const { vm } = translated(machine(['amd-viommu'], false), 100, 0, 'abc');
+    for (let i = 0; i < 300; i++) vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x');
+    expect(vm.register(0x2018)).toBe(0xff0);
+    // EventOverflow, and EventLogRun is 0.
+    expect(vm.register(0x2020) & 0x9).toBe(1);
+    vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
+    expect(vm.register(0x2020) & 0x8).toBe(8);
+    vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x');
+    expect(vm.register(0x2018)).toBe(0x10);
+  });
+
+  it('leaves to the host what the host has done: a guest address that is not mapped', () => {
+    const kernel = machine(['amd-viommu'], false);
+    const { vm, tables } = translated(kernel, 100, 0, 'abc');
+    tables.map(IOVA, 0x1_0000_0000n);
+    const logs: string[] = [];
+    kernel.trace.subscribe((event) => {
+      if (event.kind === 'log') logs.push(String(event['text']));
+    });
+    expect(vm.deviceReads(vm.device, IOVA, 3)).toBeGreaterThan(0);
+    expect(vm.register(0x2018)).toBe(0);
+    expect(logs.at(-1)).toContain('IO_PAGE_FAULT');
+  });
+
+  it('has lengths and addresses that a ring can have, and no flags without the trial uAPI', () => {
+    const vm = new AmdVm(machine(), 100, 0, 8n);
+    const base = vm.guest.page();
+    const errno = (type: number, at: bigint, length: bigint): number =>
+      vm.tryQueue(type, at, length, amd.QUEUE_FLAG.CMDBUF_EN).errno;
+    expect(errno(1, base, 8n)).toBe(EOPNOTSUPP);
+    expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base + 8n, 8n)).toBe(EINVAL);
+    expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base, 7n)).toBe(EINVAL);
+    expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base, 16n)).toBe(EINVAL);
+    expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base, 8n)).toBe(0);
+  });
+
+  it('needs data, and has a type of its own', () => {
+    const vm = new AmdVm(machine(), 100, 0, 8n);
+    expect(vm.tryAmdViommu(amd.IOMMU_VIOMMU_TYPE_AMD, false).errno).toBe(EINVAL);
+    expect(vm.tryAmdViommu(IOMMU_VIOMMU_TYPE_ARM_SMMUV3).errno).toBe(EOPNOTSUPP);
+  });
+});

@@ -1,0 +1,190 @@
+import { assert } from '../../base/assert.ts';
+import * as amd from '../../abi/amd-viommu.ts';
+import * as abi from '../../abi/iommufd.ts';
+import type { GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
+import { BUFFER } from '../../iommufd/testing/program.ts';
+import type { FileBacking } from '../../memory/file.ts';
+import type { Kernel } from '../kernel.ts';
+import { Vm, type Passed } from './vm.ts';
+
+// For tests: a VM with AMD's hardware vIOMMU, and a guest that programs it as a driver does.
+
+const DATA = BUFFER + 0x8000n;
+const PAGE = 0x1000n;
+const RING_BYTES = 0x1000;
+
+/** What a host keeps of a file that programs map. */
+class MappedFile implements FileBacking {
+  readonly #bytes = new Uint8Array(0x10000);
+  readonly view = new DataView(this.#bytes.buffer);
+
+  read(offset: bigint, into: Uint8Array): boolean {
+    into.set(this.#bytes.subarray(Number(offset), Number(offset) + into.length));
+    return true;
+  }
+
+  write(offset: bigint, from: Uint8Array): boolean {
+    this.#bytes.set(from, Number(offset));
+    return true;
+  }
+
+  mapped(): boolean {
+    return false;
+  }
+}
+
+/** Four levels of x86's tables in guest memory: P, R/W, U/S, A and D everywhere. */
+export class GuestTables {
+  readonly root: bigint;
+  readonly #memory: GuestMemory;
+
+  constructor(memory: GuestMemory) {
+    this.#memory = memory;
+    this.root = memory.page();
+  }
+
+  #entry(address: bigint): bigint {
+    let table = this.root;
+    for (let level = 3n; level > 0n; level--) {
+      const at = table + ((address >> (12n + 9n * level)) & 511n) * 8n;
+      if (this.#memory.read64(at) === 0n) this.#memory.write64(at, this.#memory.page() | 0x27n);
+      table = this.#memory.read64(at) & ~0xfffn;
+    }
+    return table + ((address >> 12n) & 511n) * 8n;
+  }
+
+  map(address: bigint, gpa: bigint): void {
+    this.#memory.write64(this.#entry(address), gpa | 0x67n);
+  }
+
+  unmap(address: bigint): void {
+    this.#memory.write64(this.#entry(address), 0n);
+  }
+}
+
+/** A guest's DTE: V, TV, GIOV, GV, the GCR3 table, and its domain id; four levels. */
+export function guestDte(gcr3: bigint, domain: bigint): readonly bigint[] {
+  const page = gcr3 >> 12n;
+  const flags = 3n | (1n << 54n) | (1n << 55n);
+  return [
+    flags | ((page & 7n) << 58n),
+    domain | (((page >> 3n) & 0xffffn) << 16n) | ((page >> 19n) << 43n),
+    0n,
+    0n,
+  ];
+}
+
+export class AmdVm extends Vm {
+  readonly parentId: number;
+  readonly viommuId: number;
+  readonly device: Passed;
+  readonly page: DataView;
+  readonly #at: number;
+  #commands = 0n;
+  #tail = 0;
+
+  /** `virtualId` is how the guest calls vfioN. */
+  constructor(kernel: Kernel, pid: number, index: number, virtualId: bigint) {
+    super(kernel, pid);
+    this.device = this.pass(index);
+    this.parentId = this.parent(this.device);
+    const { errno, id, offset } = this.tryAmdViommu(amd.IOMMU_VIOMMU_TYPE_AMD);
+    assert(errno === 0, `a viommu answers ${errno}`);
+    this.viommuId = id;
+    this.vdevice(this.viommuId, this.device.id, virtualId);
+    const file = new MappedFile();
+    this.context.backing = file;
+    assert(this.context.mmap(this.task, offset, PAGE, 3) === 0, 'the page is mapped');
+    this.#at = Number(offset);
+    this.page = file.view;
+  }
+
+  tryAmdViommu(type: number, withData = true): { errno: number; id: number; offset: bigint } {
+    const { size } = amd.iommu_viommu_amd;
+    this.write(DATA, new Uint8Array(size));
+    const { rc, out } = this.call(abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, {
+      type,
+      dev_id: this.device.id,
+      hwpt_id: this.parentId,
+      ...(withData && { data_len: size, data_uptr: DATA }),
+    });
+    const offset = amd.iommu_viommu_amd.read(this.read(DATA, size)).out_vfmmio_mmap_offset;
+    return { errno: Math.abs(rc), id: out.out_viommu_id, offset };
+  }
+
+  nestedOf(dte: readonly bigint[], device = this.device): { errno: number; id: number } {
+    const bytes = new Uint8Array(new BigUint64Array(dte).buffer);
+    return this.linuxNested(device, this.viommuId, { type: abi.IOMMU_HWPT_DATA_AMD_GUEST, bytes });
+  }
+
+  /** Gives the device guest tables under the guest's domain id. */
+  translate(domain: bigint, device = this.device): GuestTables {
+    const tables = new GuestTables(this.guest);
+    const gcr3 = this.guest.page();
+    this.guest.write64(gcr3, tables.root | 1n);
+    const { errno, id } = this.nestedOf(guestDte(gcr3, domain), device);
+    assert(errno === 0, `a nested HWPT answers ${errno}`);
+    assert(this.attach(device, id) === 0, 'the nested HWPT is attached');
+    return tables;
+  }
+
+  tryQueue(type: number, base: bigint, length: bigint, flags: number): { errno: number; id: number } {
+    const { rc, out } = this.call(abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, {
+      flags,
+      viommu_id: this.viommuId,
+      type,
+      nesting_parent_iova: base,
+      length,
+    });
+    return { errno: Math.abs(rc), id: out.out_hw_queue_id };
+  }
+
+  /** A ring of 256 entries; its guest address. */
+  queue(type: number): bigint {
+    const base = this.guest.page();
+    const { errno } = this.tryQueue(type, base, 8n, amd.QUEUE_FLAGS);
+    assert(errno === 0, `a queue answers ${errno}`);
+    if (type === amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD) this.#commands = base;
+    return base;
+  }
+
+  /** A register of the guest's page: MMIO 2000h to 2FFFh. */
+  register(offset: number): number {
+    return this.page.getUint32(this.#at + (offset & 0xfff), true);
+  }
+
+  setRegister(offset: number, value: number): void {
+    this.page.setUint32(this.#at + (offset & 0xfff), value, true);
+  }
+
+  /** Puts commands into the guest's buffer, and lets time pass. */
+  send(...commands: readonly (readonly [bigint, bigint])[]): void {
+    for (const [low, high] of commands) {
+      this.guest.write64(this.#commands + BigInt(this.#tail), low);
+      this.guest.write64(this.#commands + BigInt(this.#tail + 8), high);
+      this.#tail = (this.#tail + 16) % RING_BYTES;
+    }
+    this.setRegister(0x2008, this.#tail);
+    this.settle();
+  }
+
+  settle(): void {
+    while (this.kernel.doorbells.look());
+  }
+}
+
+/** Commands as a guest's driver writes them (48882 §2.4). */
+export const guestCommand = {
+  completionWait: (address: bigint, data: bigint): [bigint, bigint] => [(1n << 60n) | address | 1n, data],
+  invalidateDte: (device: bigint): [bigint, bigint] => [(2n << 60n) | device, 0n],
+  /** One page of a PASID. */
+  invalidatePage: (domain: bigint, address: bigint, pasid = 0n): [bigint, bigint] => [
+    (3n << 60n) | (domain << 32n) | pasid,
+    address | 4n,
+  ],
+  invalidateIotlb: (device: bigint): [bigint, bigint] => [
+    (4n << 60n) | (device << 32n) | device,
+    0x7fff_ffff_ffff_f001n,
+  ],
+  invalidateAll: (): [bigint, bigint] => [8n << 60n, 0n],
+};

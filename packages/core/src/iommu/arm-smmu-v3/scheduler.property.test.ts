@@ -5,6 +5,7 @@ import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../../abi/iommufd.ts';
 import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/attach.ts';
 import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
+import { StaleLeaves } from '../testing/stale-leaves.ts';
 import type { SmmuFunction, SmmuUnit } from './platform.ts';
 import { IPA, MIB, TestMachine, VA, type Bound } from './test-machine.ts';
 import {
@@ -51,17 +52,14 @@ class Port {
   vmid = -1;
   /** Tables that the CD named since it was last invalidated. */
   readonly tables = new Set<number>();
-  /** Leaves that an entry had since it was last invalidated, by table and IOVA. */
-  readonly leaves: Set<Leaf>[][];
+  /** By table and IOVA. */
+  readonly leaves = new StaleLeaves<Leaf>(TABLES, IOVAS, null);
 
   constructor(unit: SmmuUnit, device: SmmuFunction, bound: Bound, viommu: number) {
     this.unit = unit;
     this.device = device;
     this.bound = bound;
     this.viommu = viommu;
-    this.leaves = Array.from({ length: TABLES }, () =>
-      Array.from({ length: IOVAS }, () => new Set<Leaf>([null])),
-    );
   }
 }
 
@@ -139,7 +137,7 @@ class Vm {
     this.entries[table]![iova] = page;
     if (page === null) this.tables[table]!.unmap(iovaOf(iova));
     else this.tables[table]!.map(iovaOf(iova), this.pages[page]!);
-    for (const port of this.ports) port.leaves[table]![iova]!.add(page);
+    for (const port of this.ports) port.leaves.note(table, iova, page);
   }
 
   pointCd(cd: number, table: number): void {
@@ -185,12 +183,8 @@ class Vm {
   }
 
   invalidate(port: Port, what: Invalidation): void {
-    const forget = (table: number, iova: number): void => {
-      const current = this.entries[table]![iova]!;
-      const leaves = port.leaves[table]![iova]!;
-      leaves.clear();
-      leaves.add(current);
-    };
+    const forget = (table: number, iova: number): void =>
+      port.leaves.forget(table, iova, this.entries[table]![iova]!);
     const each = (tables: readonly number[], iovas: readonly number[]): void => {
       for (const table of tables) for (const iova of iovas) forget(table, iova);
     };
@@ -235,7 +229,7 @@ class Vm {
     if (port.state !== 'stage1') return new Set([FAULT]);
     const seen = new Set<string>();
     for (const table of port.tables)
-      for (const leaf of port.leaves[table]![iova]!) seen.add(this.#through(leaf));
+      for (const leaf of port.leaves.of(table, iova)) seen.add(this.#through(leaf));
     return seen;
   }
 

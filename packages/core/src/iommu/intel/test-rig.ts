@@ -15,7 +15,7 @@ import type { DmaEndpoint, PageResponseMessage } from '../dma-port.ts';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../driver.ts';
 import { IommuGroup } from '../group.ts';
 import type { IntelDevice, IntelFunctionOptions } from './driver/device.ts';
-import { IntelIommuDriver } from './driver/driver.ts';
+import { IntelIommuDriver, type IntelIommuDriverOptions } from './driver/driver.ts';
 import type { IntelNestedDomain } from './driver/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/paging-domain.ts';
 import { intelConfig, type ConfigOverrides } from './hardware/config.ts';
@@ -136,6 +136,7 @@ export class RigFunction implements DmaEndpoint {
 
 export interface RigOptions extends ConfigOverrides {
   readonly units?: number;
+  readonly driver?: IntelIommuDriverOptions;
 }
 
 /** VT-d units, and devices behind them, with the driver's own functions for everything. */
@@ -149,9 +150,9 @@ export class Rig {
   readonly #seen: string[] = [];
   #groups = 0;
 
-  constructor(kernel: Kernel, { units = 1, ...overrides }: RigOptions = {}) {
+  constructor(kernel: Kernel, { units = 1, driver = {}, ...overrides }: RigOptions = {}) {
     this.kernel = kernel;
-    this.driver = new IntelIommuDriver(kernel);
+    this.driver = new IntelIommuDriver(kernel, driver);
     this.memory.map(0x1000n, 0x10000n);
     kernel.trace.subscribe((event) => {
       if (event.kind === 'log') this.logs.push(String(event['text']));
@@ -280,4 +281,21 @@ export class Rig {
     this.kernel.physical.write(pa, bytesOf(text));
     return pa;
   }
+}
+
+export const MAPPED_IOVA = 0x4000_0000n;
+
+/** A device with a domain that has one page at {@link MAPPED_IOVA}, `abc`. */
+export function mapped(
+  rig: Rig,
+  flags = 0,
+  options: Parameters<Rig['device']>[1] = {},
+): { device: RigFunction; domain: IntelPagingDomain; pa: number } {
+  const device = rig.device(0x100, options);
+  const domain = rig.domain(device, flags);
+  const pa = rig.ram('abc');
+  assert(!failed(domain.map(MAPPED_IOVA, pa, PAGE, PROT)), 'the page is mapped');
+  assert(rig.attach(device, domain) === 0, 'the device is attached');
+  rig.take();
+  return { device, domain, pa };
 }

@@ -42,10 +42,16 @@ const FIRST_STAGE_FLAGS = IOMMU_HWPT_ALLOC_PASID;
 const SECOND_STAGE_FLAGS =
   IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_PASID;
 
+export interface IntelIommuDriverOptions {
+  /** In Caching Mode absent PASID table entries stay cached when they are filled, as in Linux 7.3: see setUpEntry(). */
+  readonly linuxPasidFlush?: boolean;
+}
+
 /** The driver: one for all units of a machine. */
 export class IntelIommuDriver implements IommuDriver {
   readonly name = 'intel-iommu';
   readonly kernel: Kernel;
+  readonly options: IntelIommuDriverOptions;
   readonly blockedDomain = new IntelBlockedDomain();
   readonly identityDomain = new IntelIdentityDomain(this);
   readonly userPasidTable = false;
@@ -55,8 +61,9 @@ export class IntelIommuDriver implements IommuDriver {
    */
   readonly rfc202312: Rfc202312Ops = { virtualIds: new Map() };
 
-  constructor(kernel: Kernel) {
+  constructor(kernel: Kernel, options: IntelIommuDriverOptions = {}) {
     this.kernel = kernel;
+    this.options = options;
   }
 
   /** intel_iommu_init(), for one unit. */

@@ -1,6 +1,5 @@
 // What Linux's VFIO selftests come to under viommu.
 
-const NO_MSI = 'the model of the 82576 signals by MSI-X alone';
 const NO_GIGANTIC = 'the system has no huge pages of 1 GiB';
 const NO_SRIOV = 'no function here has virtual functions';
 const TYPE1_P2P =
@@ -14,7 +13,7 @@ const TYPE1_P2P =
  */
 export const EXPECTED = {
   vfio_iommufd_setup_test: { devices: 1, pass: 6, skips: [], fails: [] },
-  vfio_pci_device_test: { devices: 1, pass: 4, skips: [[/^vfio_pci_irq_test\.msi\./, NO_MSI]], fails: [] },
+  vfio_pci_device_test: { devices: 1, pass: 5, skips: [], fails: [] },
   vfio_dma_mapping_test: { devices: 1, pass: 25, skips: [[/_hugetlb_1gb\./, NO_GIGANTIC]], fails: [] },
   vfio_dma_mapping_mmio_test: {
     devices: 1,

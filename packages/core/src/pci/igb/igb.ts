@@ -76,6 +76,7 @@ export class Igb implements DeviceModel {
         },
         { index: 3, size: IGB_MSIX_BAR_BYTES, kind: 'memory32', handler: NO_HANDLER },
       ],
+      msi: 1,
       msix: { vectors: IGB_VECTORS, bar: 3, table: 0, pba: 0x2000 },
       ...features,
     };

@@ -11,7 +11,7 @@ import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommu
 import { SimulatedMemory } from '../../memory/simulated-process.ts';
 import { AtsRequester } from '../ats-requester.ts';
 import { Atc } from '../cache-atc.ts';
-import type { DmaEndpoint, PageResponseMessage } from '../dma-port.ts';
+import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../dma-port.ts';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../driver.ts';
 import { IommuGroup } from '../group.ts';
 import type { IntelDevice, IntelFunctionOptions } from './driver/device.ts';
@@ -95,12 +95,22 @@ export class RigFunction implements DmaEndpoint {
   readonly atc = new Atc();
   readonly responses: PageResponseMessage[] = [];
   answersInvalidations = true;
+  /** Page requests that it may have outstanding: 0 where they are off. */
+  outstanding = 0;
   readonly #requester: AtsRequester;
 
-  constructor(unit: IntelUnit, options: IntelFunctionOptions & { readonly withAts: boolean }) {
+  constructor(
+    unit: IntelUnit,
+    options: IntelFunctionOptions & { readonly withAts: boolean; readonly withPri: boolean },
+  ) {
+    const pri = {
+      enable: (most: number) => void (this.outstanding = most),
+      disable: () => void (this.outstanding = 0),
+    };
     const ats = { enable: () => this.atc.enable(true), disable: () => this.atc.enable(false) };
-    const { withAts, ...rest } = options;
-    const made = unit.addFunction({ ...rest, ats: withAts ? ats : null }, (port) => port.connect(this));
+    const { withAts, withPri, ...rest } = options;
+    const features = { ats: withAts ? ats : null, pri: withPri ? pri : null };
+    const made = unit.addFunction({ ...rest, ...features }, (port) => port.connect(this));
     assert(!failed(made), 'the device is probed');
     this.device = made.device;
     this.port = made.port;
@@ -126,6 +136,12 @@ export class RigFunction implements DmaEndpoint {
   /** Why a read stops, or null. */
   fault(address: bigint, pasid: number | null = null): string | null {
     return this.#requester.access({ address, pasid, write: false }, new Uint8Array(3))?.reason ?? null;
+  }
+
+  /** Asks for a page, as the last of its group unless told otherwise. */
+  request(address: bigint, prgIndex: number, options: Partial<PageRequestMessage> = {}): void {
+    const asked = { read: true, write: false, last: true, pasid: null, ...options };
+    this.port.requestPage({ address, prgIndex, ...asked });
   }
 
   write(address: bigint, text: string, pasid: number | null = null): string {
@@ -179,9 +195,13 @@ export class Rig {
 
   device(
     requesterId: number,
-    options: Partial<IntelFunctionOptions> & { readonly withAts?: boolean; readonly unit?: number } = {},
+    options: Partial<IntelFunctionOptions> & {
+      readonly withAts?: boolean;
+      readonly withPri?: boolean;
+      readonly unit?: number;
+    } = {},
   ): RigFunction {
-    const { unit = 0, withAts = false, ...rest } = options;
+    const { unit = 0, withAts = false, withPri = false, ...rest } = options;
     return new RigFunction(this.units[unit]!, {
       name: `dev${requesterId.toString(16)}`,
       requesterId,
@@ -191,6 +211,7 @@ export class Rig {
       pasidPriv: false,
       ats: null,
       withAts,
+      withPri,
       ...rest,
     });
   }

@@ -89,7 +89,7 @@ struct iommu_hwpt_alloc {
 };
 IOMMUFD_SIZE(iommu_hwpt_alloc, 48);
 
-enum { IOMMU_HWPT_DATA_VTD_S1 = 1 };
+enum { IOMMU_HWPT_DATA_VTD_S1 = 1, IOMMU_HWPT_DATA_AMD_GUEST = 3 };
 
 struct iommu_hwpt_vtd_s1 {
 	uint64_t flags;

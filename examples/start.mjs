@@ -3,8 +3,8 @@
 //
 // start.mjs [NAME ...] [--quiet] [--json FILE]
 //
-//   NAME      dma, ioas, viommu, nested, nested-vtd, cmdqv or thread, with what viommu saw of it; without one all, the
-//             first with that
+//   NAME      dma, ioas, viommu, nested, nested-vtd, nested-amd, cmdqv or thread, with what viommu saw of it; without
+//             one all, the first with that
 //   --quiet   without that
 //   --json    writes how many ran as they should
 
@@ -18,11 +18,11 @@ import { writeReport } from '../conformance/report.mjs';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const built = `${root}.cache/examples`;
 const viommu = `${root}packages/cli/bin/viommu.js`;
-const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'nested-vtd', 'cmdqv', 'thread'];
+const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'nested-vtd', 'nested-amd', 'cmdqv', 'thread'];
 /** The machines of those that need another than `viommu run` has by itself. */
-const MACHINES = { 'nested-vtd': 'intel', cmdqv: 'cmdqv' };
+const MACHINES = { 'nested-vtd': 'intel', 'nested-amd': 'amd', cmdqv: 'cmdqv' };
 /** What those need beside Linux's uAPI. */
-const UAPIS = { thread: 'rfc-2023-12' };
+const UAPIS = { thread: 'rfc-2023-12', 'nested-amd': 'amd-viommu' };
 
 /** What a person can do something about: printed without a stack. */
 class Trouble extends Error {}

@@ -49,12 +49,16 @@ describe('a file as a disk', () => {
 });
 
 describe('files as a console', () => {
-  it('get what is written, and give what they hold', () => {
+  it('get what is written, and give what they hold once something is', () => {
     writeFileSync(path('out'), 'before ');
     writeFileSync(path('in'), 'input');
     const made = hostBackends.openConsole({ output: path('out'), input: path('in') });
     if (failed(made)) throw new Error(made.reason);
+    let told = 0;
+    made.onInput = () => void told++;
+    expect(made.available).toBe(0);
     made.write(Buffer.from('after'));
+    expect([made.available, told]).toEqual([5, 1]);
     expect(readFileSync(path('out'), 'utf8')).toBe('before after');
     expect(Buffer.from(made.read(3)).toString() + Buffer.from(made.read(9)).toString()).toBe('input');
     expect(made.available).toBe(0);

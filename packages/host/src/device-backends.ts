@@ -64,10 +64,16 @@ class FileDisk implements BlockBackend {
   }
 }
 
-/** A console whose output is added to a file, and whose input is what a file holds. */
+/**
+ * A console whose output is added to a file, and whose input is what a file holds. The input is there from the driver's
+ * first output on: Linux drops what comes before it has a terminal for the console (drivers/char/virtio_console.c
+ * in_intr()).
+ */
 class FileConsole implements ConsoleBackend {
+  onInput?: () => void;
   readonly #output: number;
   #input: Uint8Array;
+  #spoken = false;
 
   constructor(output: number, input: Uint8Array) {
     this.#output = output;
@@ -75,6 +81,13 @@ class FileConsole implements ConsoleBackend {
   }
 
   write(bytes: Uint8Array): void {
+    this.#append(bytes);
+    if (this.#spoken) return;
+    this.#spoken = true;
+    this.onInput?.();
+  }
+
+  #append(bytes: Uint8Array): void {
     if (this.#output < 0) return;
     try {
       for (let at = 0; at < bytes.length;) at += writeSync(this.#output, bytes, at);
@@ -84,7 +97,7 @@ class FileConsole implements ConsoleBackend {
   }
 
   get available(): number {
-    return this.#input.length;
+    return this.#spoken ? this.#input.length : 0;
   }
 
   read(max: number): Uint8Array {

@@ -19,7 +19,7 @@ export interface DiskSettings {
 export interface ConsoleSettings {
   /** What the driver writes is added to it. */
   readonly output?: string | undefined;
-  /** What the driver reads. */
+  /** What the driver reads, once it has written something. */
   readonly input?: string | undefined;
 }
 

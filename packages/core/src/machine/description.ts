@@ -57,7 +57,7 @@ const diskSchema = z
 
 const consoleSchema = z.strictObject({
   output: name.optional().describe('The file that gets what the driver writes.'),
-  input: name.optional().describe('The file that the driver reads.'),
+  input: name.optional().describe('The file that the driver reads, once it has written something.'),
 });
 
 const deviceSchema = z.strictObject({

@@ -4,20 +4,21 @@
 //
 // Both boot the same kernel with the same QEMU in software emulation, translate the disk's DMA by the guest's own
 // first-stage tables, make a file system, and write and read a file. They take turns, and the best of each counts.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { boot } from '../conformance/qemu/boot.mjs';
 import { byDescriptor, machineFile, NESTED } from '../conformance/qemu/cases.mjs';
+import { makeFiles } from '../conformance/qemu/files.mjs';
 import { ensureQemu } from '../conformance/qemu/tree.mjs';
 
 const TURNS = 3;
-const DISK_BYTES = 16 * 1024 * 1024;
 const viommu = fileURLToPath(new URL('../packages/cli/bin/viommu.js', import.meta.url));
 
 /** The seconds of a boot from the start of QEMU to its end, and those that the guest spent on its disk. */
-async function measure(options) {
-  const run = await boot({ guest: 'x86', append: 'intel_iommu=on,sm_on', ...options });
+async function measure(options, cwd) {
+  makeFiles(cwd);
+  const run = await boot({ guest: 'x86', append: 'intel_iommu=on,sm_on', cwd, ...options });
   const spent = run.said.map((words) => /^time nvme (\S+) (\S+)/.exec(words)).find((match) => match !== null);
   const worked = run.said.some((words) => words.startsWith('ok nvme'));
   if (run.trouble !== null || !worked || spent === undefined)
@@ -25,11 +26,11 @@ async function measure(options) {
   return { boot: run.seconds, disk: Number(spent[2]) - Number(spent[1]) };
 }
 
-async function race(contenders) {
+async function race(contenders, cwd) {
   const times = contenders.map(() => ({ boot: Infinity, disk: Infinity }));
   for (let turn = 0; turn < TURNS; turn++) {
     for (const [at, options] of contenders.entries()) {
-      const { boot: seconds, disk } = await measure(options);
+      const { boot: seconds, disk } = await measure(options, cwd);
       times[at] = { boot: Math.min(times[at].boot, seconds), disk: Math.min(times[at].disk, disk) };
     }
   }
@@ -37,10 +38,8 @@ async function race(contenders) {
 }
 
 /** QEMU's own disk. */
-function emulated(directory) {
-  const file = `${directory}/disk`;
-  writeFileSync(file, new Uint8Array(DISK_BYTES));
-  const drive = `if=none,id=disk0,file=${file},format=raw,cache=unsafe`;
+function emulated() {
+  const drive = 'if=none,id=disk0,file=disk.img,format=raw,cache=unsafe';
   return {
     args: [...NESTED, '-drive', drive, '-device', 'nvme,drive=disk0,serial=1,addr=4.0'],
     uses: ['nvme'],
@@ -57,7 +56,7 @@ function ours() {
 ensureQemu('x86');
 const directory = mkdtempSync(`${tmpdir()}/viommu-bench-`);
 try {
-  const [theirs, mine] = await race([emulated(directory), ours()]);
+  const [theirs, mine] = await race([emulated(), ours()], directory);
   const line = (title, key) =>
     console.log(
       `${title}: ${mine[key].toFixed(2)} s, ${theirs[key].toFixed(2)} s with QEMU's own, ` +

@@ -60,6 +60,12 @@ export const LANES = [
     needs: ['cc', 'cli'],
     args: (report) => ['conformance/bad-input/run.mjs', '--json', report],
   },
+  {
+    name: 'qemu',
+    title: 'guests of QEMU',
+    needs: ['cli'],
+    args: (report) => ['conformance/qemu/run.mjs', '--json', report],
+  },
   ...['linux-7.3', 'linux-7.1'].map((kernel) => ({
     name: kernel,
     title: `transcripts of ${kernel}`,

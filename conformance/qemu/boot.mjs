@@ -50,30 +50,30 @@ export function qemuArguments({ guest, memory = 512, initramfs, append = '', use
  *
  * @param {{ guest: 'x86' | 'arm64', prefix?: string[], append?: string, uses?: string[],
  *   args?: string[], memory?: number,
- *   timeout?: number, onLine?: (line: string) => void }} options `prefix` is the command that runs QEMU; `append` goes
+ *   timeout?: number, cwd?: string, onLine?: (line: string) => void }} options `prefix` is the command that runs QEMU; `append` goes
  *   to the kernel's command line, `uses` names what the guest tries out; `memory` is in MiB, `timeout` in seconds
  * @returns {Promise<Run>}
  */
-export async function boot({ prefix = [], timeout = 120, onLine = () => {}, ...options }) {
+export async function boot({ prefix = [], timeout = 120, cwd, onLine = () => {}, ...options }) {
   const directory = mkdtempSync(`${tmpdir()}/viommu-qemu-`);
   try {
     const initramfs = `${directory}/initramfs.gz`;
     writeInitramfs(options.guest, initramfs);
     const command = [...prefix, ...qemuCommand(options.guest), ...qemuArguments({ ...options, initramfs })];
-    return await watch(command, timeout, onLine);
+    return await watch(command, timeout, onLine, cwd);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
 /** Runs a command that boots a guest of ours, and reads what it prints. @returns {Promise<Run>} */
-export function watch([program, ...args], timeout, onLine) {
+export function watch([program, ...args], timeout, onLine, cwd = process.cwd()) {
   return new Promise((resolve) => {
     const started = performance.now();
     const [lines, said] = [[], []];
     let end = null;
     // A group of its own: QEMU is a child of viommu, and both must go.
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
     const stop = (why) => {
       end ??= why;
       process.kill(-child.pid, 'SIGKILL');

@@ -58,7 +58,7 @@ const saidOf = (domain) => [
   new RegExp(`^pci \\S+:04\\.0 .* driver=nvme domain=${domain}`),
   new RegExp(`^pci \\S+:05\\.0 .* driver=virtio-pci domain=${domain}`),
   /^ok nvme [0-9a-f]{32}$/,
-  /^ok console hello from guest$/,
+  /^ok console hello from viommu$/,
 ];
 
 const ok = '.* = 0( |$)';

@@ -17,12 +17,13 @@ for device in /sys/bus/pci/devices/*; do
 	say "pci ${device##*/} $(cat "$device/vendor"):$(cat "$device/device") driver=$driver domain=${group:-none}"
 done
 
-# A file system, a file of random bytes in it, and the same bytes when nothing of it is in memory any more.
+# A file system, files in it, and what is in them when nothing of that is in memory any more.
 try_nvme() {
 	mke2fs /dev/nvme0n1 >/dev/null 2>&1 || { say "fail nvme: no file system on /dev/nvme0n1"; return; }
 	mkdir -p /disk
 	mount -t ext2 /dev/nvme0n1 /disk || { say "fail nvme: it does not mount"; return; }
 	dd if=/dev/urandom of=/disk/file bs=64k count=16 2>/dev/null
+	echo "written by the guest" >/disk/note
 	written=$(md5sum </disk/file)
 	umount /disk
 	echo 3 >/proc/sys/vm/drop_caches
@@ -32,15 +33,15 @@ try_nvme() {
 	say "ok nvme ${written%% *}"
 }
 
-# A line to the other end of the virtio console, and the one that comes back.
+# A line to the other end of the virtio console, and one from there.
 try_console() {
 	[ -e /dev/hvc0 ] || { say "fail console: no /dev/hvc0"; return; }
 	# Kept open: what stty says holds until the last close.
 	exec 3<>/dev/hvc0
 	stty raw -echo <&3
 	echo "hello from guest" >&3
-	read -t 20 answer <&3 || answer="nothing"
-	say "ok console $answer"
+	read -t 20 line <&3 || { say "fail console: nothing came"; return; }
+	say "ok console $line"
 }
 
 for what in $(sed -n 's/.*viommu=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do

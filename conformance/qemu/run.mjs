@@ -10,11 +10,13 @@
 
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { repository } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { boot } from './boot.mjs';
 import { CASES } from './cases.mjs';
+import { judgeFiles, makeFiles } from './files.mjs';
 import { judge, tell } from './judge.mjs';
 import { ensureQemu } from './tree.mjs';
 
@@ -32,7 +34,7 @@ function parse() {
       options: {
         verbose: { type: 'boolean', default: false },
         keep: { type: 'string' },
-        timeout: { type: 'string', default: '120' },
+        timeout: { type: 'string', default: '300' },
         json: { type: 'string' },
       },
     });
@@ -47,6 +49,7 @@ function parse() {
 }
 
 async function play(test, options, directory) {
+  makeFiles(directory);
   const traceFile = `${directory}/${test.name}.trace`;
   const run = await boot({
     ...test,
@@ -54,6 +57,7 @@ async function play(test, options, directory) {
       ...[process.execPath, viommu, 'run', '--machine', test.machine, '--trace', traceFile, '--'],
       ...test.shell,
     ],
+    cwd: directory,
     timeout: options.timeout,
     onLine: (line) => {
       if (options.verbose) console.log(line);
@@ -61,13 +65,14 @@ async function play(test, options, directory) {
   });
   writeFileSync(`${directory}/${test.name}.log`, `${run.lines.join('\n')}\n`);
   const traced = existsSync(traceFile) ? readFileSync(traceFile, 'utf8').split('\n') : [];
-  return { run, wrong: judge(test, run, traced) };
+  return { run, wrong: [...judge(test, run, traced), ...judgeFiles(directory, test.uses)] };
 }
 
 const options = parse();
 ensureQemu(...new Set(options.cases.map(({ guest }) => guest)));
 if (options.keep !== undefined) mkdirSync(options.keep, { recursive: true });
-const directory = options.keep ?? mkdtempSync(`${tmpdir()}/viommu-qemu-`);
+const directory =
+  options.keep === undefined ? mkdtempSync(`${tmpdir()}/viommu-qemu-`) : resolve(options.keep);
 const failures = [];
 try {
   for (const test of options.cases) {

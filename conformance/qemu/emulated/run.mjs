@@ -14,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { writeReport } from '../../report.mjs';
 import { BARE, kernelOptions, watch } from '../boot.mjs';
 import { SMMU_NESTED } from '../cases.mjs';
+import { MAKE_FILES, SHOW_FILES } from '../files.mjs';
 import { writeInitramfs } from '../initramfs.mjs';
 import { judge, tell } from '../judge.mjs';
 import { EMULATED, ensureQemu, guestFiles, qemuCommand } from '../tree.mjs';
@@ -34,8 +35,13 @@ const quote = (word) => `'${word.replaceAll("'", "'\\''")}'`;
 /** What the machine does: a shell script. */
 function commandOf({ shell, args, append, uses }) {
   const qemu = [...shell, ...QEMU, '-append', kernelOptions('arm64', append, uses), ...args];
-  const viommu = 'node /viommu/bin/viommu.js run --machine /machine.yaml --trace /tmp/trace --';
-  return `${viommu} ${qemu.map(quote).join(' ')}\ngrep -E '${TRACED}' /tmp/trace | sed 's/^/trace: /'\n`;
+  const viommu = 'node /viommu/bin/viommu.js run --machine /machine.yaml --trace trace --';
+  return [
+    `cd /tmp; ${MAKE_FILES}`,
+    `${viommu} ${qemu.map(quote).join(' ')}`,
+    `grep -E '${TRACED}' trace | sed 's/^/trace: /'`,
+    `${SHOW_FILES}\n`,
+  ].join('\n');
 }
 
 /** The emulated machine. Its memory holds its file system twice while it starts. */
@@ -73,7 +79,9 @@ try {
     writeFileSync(`${options.keep}/${test.name}.log`, `${run.lines.join('\n')}\n`);
   }
   const traced = run.lines.filter((line) => line.startsWith('trace: '));
+  const left = run.lines.filter((line) => line.startsWith('left: ')).length;
   const wrong = judge(test, run, traced);
+  if (left !== test.uses.length) wrong.push(`the devices' files have ${left} of ${test.uses.length} things`);
   tell(test, run, wrong, options.verbose);
   const fail = wrong.length === 0 ? 0 : 1;
   writeReport(options.json, { pass: 1 - fail, fail, skip: 0, failures: fail === 0 ? [] : [test.name] });

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOTTY, EOPNOTSUPP } from '../abi/errno.ts';
 import * as rfc from '../abi/rfc-2023-12.ts';
+import { amdIommu } from './amd-iommu.ts';
 import { intelIommu } from './intel-iommu.ts';
 import { Kernel } from './kernel.ts';
 import {
@@ -16,6 +17,7 @@ import { GUEST, Vm, type Passed } from './testing/vm.ts';
 // The trial uAPI rfc-2023-12 on each vendor's IOMMUs: docs/rfc-2023-12.md.
 
 const IOVA = 0x5000n;
+const amd = VENDOR_CASES.find(({ vendor }) => vendor === amdIommu)!;
 
 /** A VM with a device that has a stage 1 of the guest over a viommu, and two pages to lead it to. */
 function nestedVm({ vendor, idType, stage1 }: VendorCase) {
@@ -201,6 +203,41 @@ it('devices behind VT-d have no virtual ids: the thread has none for them', () =
     expect(vm.assign(device, viommu, type, 1n)).toBe(EOPNOTSUPP);
 });
 
+describe('AMD’s domain ids', () => {
+  it('are of several devices, beside their device ids', () => {
+    const vm = new Vm(trialMachine(amdIommu));
+    const devices = [vm.pass(0), vm.pass(1)];
+    const viommu = vm.rfcViommu(devices[0]!, vm.parent(devices[0]!));
+    const { IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_DID: DID, IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID: RID } =
+      rfc;
+    for (const device of devices) expect(vm.assign(device, viommu, DID, 7n)).toBe(0);
+    expect(vm.assign(devices[0]!, viommu, RID, 7n)).toBe(0);
+    expect(vm.assign(devices[1]!, viommu, RID, 7n)).toBe(EEXIST);
+    expect(vm.assign(devices[1]!, viommu, DID, 0x1_0000n)).toBe(EINVAL);
+  });
+
+  it('of one guest that several nested HWPTs have are one of the host’s, and another guest’s are another', () => {
+    const vm = new Vm(trialMachine(amdIommu));
+    const [first, second] = [vm.pass(0), vm.pass(1)];
+    const parent = vm.parent(first);
+    const domains: number[] = [];
+    vm.kernel.trace.subscribe((event) => {
+      if (event.kind === 'command' && event['name'] === 'INVALIDATE_IOMMU_PAGES')
+        domains.push((event['words'] as number[])[1]! & 0xffff);
+    });
+    const { nested } = amd.stage1(vm.guest);
+    const viommus = [vm.rfcViommu(first, parent), vm.rfcViommu(first, parent)];
+    const on = (viommu: number): number => vm.rfcNested(first, parent, viommu, nested);
+    const hwpts = [on(viommus[0]!), on(viommus[0]!), on(viommus[1]!)];
+    expect(vm.attach(second, hwpts[0]!)).toBe(0);
+    domains.length = 0;
+    for (const hwpt of hwpts) expect(vm.iotlbSync(hwpt, amd.iotlbCommand(IOVA))).toEqual([0, 1]);
+    expect(domains).toHaveLength(3);
+    expect(domains[0]).toBe(domains[1]);
+    expect(domains[2]).not.toBe(domains[0]);
+  });
+});
+
 describe.each(VENDOR_CASES)('invalidations of the thread on $name', (vendor) => {
   it('are for the IOTLB, by its HWPT, and for the device, by its id', () => {
     const { vm, device, hwpt, change, seen } = nestedVm(vendor);
@@ -219,6 +256,28 @@ describe.each(VENDOR_CASES)('invalidations of the thread on $name', (vendor) => 
       expect(vm.devInvalidate(device, atcCommand(0x12345n & vendor.idLast, IOVA))).toEqual([0, 1]);
     }
     expect(seen()).toBe('new');
+  });
+
+  it('are refused where they are of the other kind, of another type, or nobody’s', () => {
+    const { vm, device, hwpt, viommu } = nestedVm(vendor);
+    const { atcCommand, iotlbCommand } = vendor;
+    const iotlb = iotlbCommand(IOVA);
+    expect(vm.iotlbSync(hwpt, { ...iotlb, type: 77 })).toEqual([EINVAL, 0]);
+    if (atcCommand === null) return;
+    const atc = atcCommand(0x99n, IOVA);
+    const both = { ...iotlb, bytes: Uint8Array.of(...iotlb.bytes, ...atc.bytes) };
+    expect(vm.iotlbSync(hwpt, both)).toEqual([EIO, 1]);
+    expect(vm.devInvalidate(device, both)).toEqual([EIO, 0]);
+    expect(vm.devInvalidate(device, { ...atc, type: 77 })).toEqual([EINVAL, 0]);
+    // No opcode is 0, nor are all bits ever set.
+    for (const byte of [0, 0xff]) {
+      const data = { ...atc, bytes: new Uint8Array(16).fill(byte) };
+      expect(vm.devInvalidate(device, data)).toEqual([EIO, 0]);
+      expect(vm.iotlbSync(hwpt, data)).toEqual([EIO, 0]);
+    }
+    // Linux's request for all in one looks the device up.
+    expect(vm.hwptInvalidate(viommu, both)).toEqual([0, 2]);
+    expect(vm.hwptInvalidate(viommu, atcCommand(0x98n, IOVA))).toEqual([EIO, 0]);
   });
 
   it('of a device are EOPNOTSUPP where the driver makes them itself', () => {

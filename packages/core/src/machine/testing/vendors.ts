@@ -1,12 +1,15 @@
 import { BareDevice } from '../../pci/bare-device.ts';
 import {
+  IOMMU_DEV_INVALIDATE_DATA_AMD,
   IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3,
   IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID,
   IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
+  IOMMU_HWPT_IOTLB_SYNC_DATA_AMD,
   IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3,
   IOMMU_HWPT_IOTLB_SYNC_DATA_VTD_S1,
 } from '../../abi/rfc-2023-12.ts';
 import {
+  IOMMU_HWPT_DATA_AMD_GUEST,
   IOMMU_HWPT_DATA_ARM_SMMUV3,
   IOMMU_HWPT_DATA_VTD_S1,
   IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
@@ -16,6 +19,7 @@ import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../../iommu/a
 import type { EntryFormat, GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
+import { amdIommu } from '../amd-iommu.ts';
 import { armSmmuV3 } from '../arm-smmu-v3.ts';
 import { intelIommu } from '../intel-iommu.ts';
 import type { IommuSettings, Vendor } from '../vendor.ts';
@@ -122,7 +126,51 @@ const intel: VendorCase = {
   atcCommand: null,
 };
 
-export const VENDOR_CASES: readonly VendorCase[] = [arm, intel];
+/** The guest's domain id. */
+const DOMAIN = 7n;
+
+const amd: VendorCase = {
+  name: 'amd-iommu',
+  vendor: amdIommu,
+  idType: IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_RID,
+  foreignIdType: IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
+  idLast: 0xffffn,
+  viommuType: null,
+  stage1(memory) {
+    const tables = new GuestTables(memory, X86);
+    // GCR3[0], which GIOV gives to requests without a PASID.
+    const gcr3 = memory.page();
+    memory.write64(gcr3, tables.root | 1n);
+    const [V, GIOV, GV] = [1n, 1n << 54n, 1n << 55n];
+    const dte = [
+      V | GIOV | GV | (((gcr3 >> 12n) & 7n) << 58n),
+      DOMAIN | (((gcr3 >> 15n) & 0xffffn) << 16n) | ((gcr3 >> 31n) << 43n),
+      0n,
+      0n,
+    ];
+    return {
+      nested: { type: IOMMU_HWPT_DATA_AMD_GUEST, bytes: words(...dte) },
+      map: (iova, ipa) => tables.map(iova, ipa),
+    };
+  },
+  // INVALIDATE_IOMMU_PAGES of one page, with GN and PASID 0.
+  iotlbCommand: (iova) => ({
+    type: IOMMU_HWPT_IOTLB_SYNC_DATA_AMD,
+    bytes: words((3n << 60n) | (DOMAIN << 32n), iova | (1n << 2n)),
+    entry: 16,
+  }),
+  iotlbCommands: ['INVALIDATE_IOMMU_PAGES', 'COMPLETION_WAIT'],
+  // DTE.Cache is 0: the IOMMU keeps nothing of what it tells an ATC.
+  atcFilledFrom: 'memory',
+  // INVALIDATE_IOTLB_PAGES of one page.
+  atcCommand: (id, iova) => ({
+    type: IOMMU_DEV_INVALIDATE_DATA_AMD,
+    bytes: words((4n << 60n) | id, iova),
+    entry: 16,
+  }),
+};
+
+export const VENDOR_CASES: readonly VendorCase[] = [arm, intel, amd];
 
 function hasIds(each: VendorCase): each is VendorCase & { readonly idType: number } {
   return each.idType !== null;

@@ -157,10 +157,15 @@ export class AmdIommuDevice implements Device {
     if (this.atsEnabled) this.flushIotlb(ALL, IOMMU_NO_PASID, false);
   }
 
+  /** pci_ats_queue_depth() */
+  get queueDepth(): number {
+    const depth = this.pciFunction?.ats?.queueDepth ?? 0;
+    return depth === 0 ? 32 : depth;
+  }
+
   /** device_flush_iotlb() */
   flushIotlb(range: PageRange, pasid: number, gn: boolean): void {
-    const depth = this.pciFunction?.ats?.queueDepth ?? 0;
-    this.ivhd.queue(invalidateIotlb(this.deviceId, depth === 0 ? 32 : depth, range, pasid, gn));
+    this.ivhd.queue(invalidateIotlb(this.deviceId, this.queueDepth, range, pasid, gn));
   }
 
   /** What its DTE says for its domain: set_dte_entry(). */

@@ -28,6 +28,7 @@ import type { IopfGroup } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
 import { EFR } from '../spec/features.ts';
 import { HwViommu } from '../viommu/hw-viommu.ts';
+import { amdRfc202312 } from '../viommu/rfc-2023-12.ts';
 import { AmdViommu } from '../viommu/viommu.ts';
 import { AmdPagingDomain } from './domain.ts';
 import type { AmdIommuDevice } from './device.ts';
@@ -62,6 +63,7 @@ export class AmdIommuDriver implements IommuDriver {
   readonly options: AmdDriverOptions;
   readonly blockedDomain = new AmdBlockedDomain();
   readonly userPasidTable = false;
+  readonly rfc202312 = amdRfc202312;
   /** pdom_ids: of all IOMMUs together. */
   readonly domainIds = new IdAllocator(1, DOMAIN_IDS - 1);
   readonly ivhds: Ivhd[] = [];

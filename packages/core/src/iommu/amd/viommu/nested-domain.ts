@@ -5,14 +5,16 @@ import { EINVAL, ENOMEM, ENOSPC, EOPNOTSUPP } from '../../../abi/errno.ts';
 import { IOMMU_HWPT_DATA_AMD_GUEST } from '../../../abi/iommufd.ts';
 import { iommu_hwpt_amd_guest } from '../../../abi/iommufd-data.ts';
 import type { AddressSpace } from '../../../memory/process.ts';
-import type { Device, IommuDomain, IommuDriver } from '../../driver.ts';
+import type { Device, IommuDomain, IommuDriver, ViommuCore } from '../../driver.ts';
 import type { IopfGroup } from '../../iopf.ts';
 import { copyUserData, type UserData } from '../../user-data.ts';
 import { attachNested } from '../driver/attach.ts';
 import type { AmdIommuDevice, GuestDte } from '../driver/device.ts';
 import { emptyDte, type Dte } from '../driver/dte.ts';
 import { DTE, GLX_RESERVED, GUEST_PAGING } from '../spec/dte.ts';
-import type { GuestDomain, HwViommu } from './hw-viommu.ts';
+import type { AmdPagingDomain } from '../driver/domain.ts';
+import type { Ivhd } from '../driver/ivhd.ts';
+import type { GuestDomain } from './hw-viommu.ts';
 
 // A guest's DTE over a nest parent: drivers/iommu/amd/nested.c. In Linux 7.3 nothing leads there: its amd_viommu_ops has
 // no alloc_domain_nested().
@@ -42,9 +44,21 @@ function validate(dte: Dte, guestLevels: number): Result<void> {
     return fail(EOPNOTSUPP, 'the host has guest tables of four levels');
 }
 
+/** A viommu that has domain ids of its guest. */
+export interface GuestViommu {
+  readonly core: ViommuCore;
+  readonly ivhd: Ivhd;
+  readonly parent: AmdPagingDomain;
+  readonly guestDomains: Map<number, GuestDomain>;
+  /** By which the hardware knows the guest; null where it does not. */
+  readonly guestId: number | null;
+  /** A domain id of the guest stands for one of the host from now on. */
+  mapDomain(guestId: number, hostId: number): void;
+}
+
 /** amd_iommu_alloc_domain_nested() */
 export function allocNestedDomain(
-  viommu: HwViommu,
+  viommu: GuestViommu,
   memory: AddressSpace,
   data: UserData,
 ): Result<IommuDomain> {
@@ -64,7 +78,7 @@ export function allocNestedDomain(
 }
 
 /** One id of the host's for each of the guest's, as long as it is used: gdom_info_load_or_alloc_locked(). */
-function takeGuestDomain(viommu: HwViommu, guestId: number): Result<GuestDomain> {
+function takeGuestDomain(viommu: GuestViommu, guestId: number): Result<GuestDomain> {
   const { driver } = viommu.ivhd;
   const known = viommu.guestDomains.get(guestId);
   if (known !== undefined) {
@@ -83,12 +97,12 @@ function takeGuestDomain(viommu: HwViommu, guestId: number): Result<GuestDomain>
 export class AmdNestedDomain implements IommuDomain {
   readonly type = 'nested';
   readonly owner: IommuDriver;
-  readonly viommu: HwViommu;
+  readonly viommu: GuestViommu;
   readonly guest: GuestDomain;
   iopfHandler: ((group: IopfGroup) => boolean) | null = null;
   readonly #dte: Dte;
 
-  constructor(viommu: HwViommu, dte: Dte, guest: GuestDomain) {
+  constructor(viommu: GuestViommu, dte: Dte, guest: GuestDomain) {
     this.owner = viommu.ivhd.driver;
     this.viommu = viommu;
     this.guest = guest;
@@ -120,12 +134,13 @@ export class AmdNestedDomain implements IommuDomain {
     this.viommu.parent.setHostTables(dte, this.guest.hostId, ats);
     writeField(DTE.GV, dte, 1);
     for (const field of GUEST_FIELDS) writeField(field, dte, readField(field, this.#dte));
-    const virtualId = this.viommu.core.virtualIdOf(device);
-    if (failed(virtualId)) return;
+    const { core, guestId } = this.viommu;
+    const virtualId = core.virtualIdOf(device);
+    if (failed(virtualId) || guestId === null) return;
     // Events and page requests of the device go to the guest, under the name that it knows.
     writeField(DTE.vImuEn, dte, 1);
     writeField(DTE.GDeviceID, dte, virtualId);
-    writeField(DTE.GuestID, dte, this.viommu.guestId);
+    writeField(DTE.GuestID, dte, guestId);
   }
 
   /**

@@ -75,6 +75,10 @@ describe('a program with a device', () => {
     expect(scene('mapped')).toEqual(['load 12340000', 'mapped 56780000', 'child 9abc0000', 'kept 9abc0000']);
   });
 
+  test('may tell KVM of a device or a group, which KVM itself would refuse', () => {
+    expect(scene('kvm')).toEqual(['device 0 0', 'group 0 0', 'other 25 25 25']);
+  });
+
   test('may be killed in the middle of it, and the next one gets the device', () => {
     expect(scene('killed')).toEqual(['opened']);
     expect(run(client, 'die').signal).toBe('SIGKILL');

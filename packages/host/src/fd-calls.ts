@@ -56,7 +56,8 @@ export function answerForeignIoctl(machine: Machine, task: HostTask): Answer {
   const fd = new Uint8Array(4);
   if (!memory.read(view.getBigUint64(16, true), fd)) return PASS;
   const file = machine.files.behind(task.tid, new DataView(fd.buffer).getInt32(0, true));
-  return file === null ? PASS : 0;
+  // virt/kvm/vfio.c kvm_vfio_file_add(): vfio_file_is_valid().
+  return file?.type === 'vfio-device' || file?.type === 'vfio-group' ? 0 : PASS;
 }
 
 function mmap(machine: Machine, task: HostTask, entry: InstalledFile): Answer {

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <linux/vfio.h>
 #include <poll.h>
 #include <signal.h>
@@ -266,6 +267,25 @@ static void scene_shared(void)
 	printf("parent %u\n", copy(IOVA, IOVA + 4096, 64));
 }
 
+/* What QEMU tells KVM, on a file that is no device of KVM's: what viommu does not answer is ENOTTY. */
+static int tell_kvm(uint64_t attribute, int fd)
+{
+	struct kvm_device_attr add = { .group = 1, .attr = attribute, .addr = (uintptr_t)&fd };
+	static int null = -1;
+
+	if (null < 0)
+		null = open("/dev/null", O_RDWR);
+	return ioctl(null, KVM_SET_DEVICE_ATTR, &add) ? errno : 0;
+}
+
+static void scene_kvm(void)
+{
+	open_device(0, engine);
+	printf("device %d %d\n", tell_kvm(1, device), tell_kvm(2, device));
+	printf("group %d %d\n", tell_kvm(1, group), tell_kvm(2, group));
+	printf("other %d %d %d\n", tell_kvm(1, container), tell_kvm(1, 0), tell_kvm(3, device));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -273,7 +293,8 @@ int main(int argc, char **argv)
 		void (*play)(void);
 	} scenes[] = { { "copy", scene_copy },	   { "sizes", scene_sizes },   { "eventfds", scene_eventfds },
 		       { "reset", scene_reset },   { "mapped", scene_mapped }, { "killed", scene_killed },
-		       { "shared", scene_shared }, { "die", die } };
+		       { "shared", scene_shared }, { "kvm", scene_kvm },
+		       { "die", die } };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc > 1 && i < sizeof(scenes) / sizeof(scenes[0]); i++) {

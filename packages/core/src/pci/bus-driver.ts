@@ -79,10 +79,10 @@ export interface SavedState {
   readonly msix: ReturnType<Msix['entries']>;
 }
 
-/** drivers/pci/pci.c pci_save_state(): the configuration and the MSI-X table. */
+/** drivers/pci/pci.c pci_save_state(): the configuration and the MSI-X table. Traces do not show it: it is long. */
 export function pciSaveState(pci: PciFunction): SavedState {
   const config: number[] = [];
-  for (let at = 0; at < PCI_CFG_SPACE_EXP_BYTES; at += 4) config.push(pci.readConfig(at, 4));
+  for (let at = 0; at < PCI_CFG_SPACE_EXP_BYTES; at += 4) config.push(pci.config.read(at, 4));
   return { config, msix: pci.msix?.entries() ?? [] };
 }
 
@@ -94,7 +94,7 @@ export function pciRestoreState(pci: PciFunction, { config, msix }: SavedState):
   }
   for (const [index, value] of config.entries()) {
     const at = index * 4;
-    if (pci.readConfig(at, 4) !== value) pci.writeConfig(at, 4, value);
+    if (pci.config.read(at, 4) !== value) pci.writeConfig(at, 4, value);
   }
 }
 

@@ -130,7 +130,7 @@ export class CapabilityMap {
 
   #take(at: number, bytes: number, id: number): void {
     this.map.fill(id, at, at + bytes);
-    for (let i = at; i < at + bytes; i++) this.vconfig[i] = this.#pci.readConfig(i, 1);
+    for (let i = at; i < at + bytes; i++) this.vconfig[i] = this.#pci.config.read(i, 1);
   }
 
   #standard(): void {

@@ -153,6 +153,44 @@ export class FrameTable {
     return this.#access(pa, from, (backing, offset, bytes) => backing.write(offset, bytes));
   }
 
+  /** KeptMemory.follows(): pages that are neighbours in their backing, both pinned. */
+  follows(end: number, next: number): boolean {
+    if (end % PAGE_SIZE !== 0 || next % PAGE_SIZE !== 0) return false;
+    const [before, after] = [end / PAGE_SIZE - 1, next / PAGE_SIZE];
+    const [one, other] = [this.#chunkOf(before), this.#chunkOf(after)];
+    if (one === null || other === null) return false;
+    const page = this.#pinnedPage(one, before);
+    if (page < 0 || this.#pinnedPage(other, after) !== page + 1) return false;
+    return one === other || one.backing.key === other.backing.key;
+  }
+
+  /** Fills `into` from the backing, from the page of `pa` on. */
+  readKept(pa: number, into: Uint8Array): boolean {
+    const chunk = this.#chunkOf(Math.floor(pa / PAGE_SIZE));
+    return chunk !== null && chunk.backing.read(this.#keptAt(chunk, pa), into);
+  }
+
+  writeKept(pa: number, from: Uint8Array): boolean {
+    const chunk = this.#chunkOf(Math.floor(pa / PAGE_SIZE));
+    return chunk !== null && chunk.backing.write(this.#keptAt(chunk, pa), from);
+  }
+
+  #keptAt(chunk: Chunk, pa: number): bigint {
+    const index = (Math.floor(pa / PAGE_SIZE) - chunk.firstFrame) / chunk.stride;
+    return pageAddress(chunk.firstPage + index) + BigInt(pa % PAGE_SIZE);
+  }
+
+  #chunkOf(frame: number): Chunk | null {
+    return this.#slots[Math.floor((frame - this.#firstFrame) / CHUNK_PAGES)] ?? null;
+  }
+
+  /** The page of the backing that a frame is, or -1 where it is not pinned. */
+  #pinnedPage(chunk: Chunk, frame: number): number {
+    const index = (frame - chunk.firstFrame) / chunk.stride;
+    if (!Number.isInteger(index) || chunk.uniform + (chunk.single?.[index] ?? 0) === 0) return -1;
+    return chunk.firstPage + index;
+  }
+
   #access(
     pa: number,
     data: Uint8Array,
@@ -161,14 +199,13 @@ export class FrameTable {
     for (let at = 0; at < data.length;) {
       const frame = Math.floor((pa + at) / PAGE_SIZE);
       const inPage = (pa + at) % PAGE_SIZE;
-      const chunk = this.#slots[Math.floor((frame - this.#firstFrame) / CHUNK_PAGES)];
-      if (chunk === undefined || chunk === null) return false;
-      const index = (frame - chunk.firstFrame) / chunk.stride;
-      if (!Number.isInteger(index) || chunk.uniform + (chunk.single?.[index] ?? 0) === 0) return false;
+      const chunk = this.#chunkOf(frame);
+      const page = chunk === null ? -1 : this.#pinnedPage(chunk, frame);
+      if (chunk === null || page < 0) return false;
       let bytes = PAGE_SIZE - inPage;
       if (chunk.stride === 1) {
         // As many neighbouring pinned pages as the access needs go in one copy.
-        let next = index + 1;
+        let next = page - chunk.firstPage + 1;
         while (
           at + bytes < data.length &&
           next < CHUNK_PAGES &&
@@ -179,7 +216,7 @@ export class FrameTable {
         }
       }
       bytes = Math.min(bytes, data.length - at);
-      const offset = pageAddress(chunk.firstPage + index) + BigInt(inPage);
+      const offset = pageAddress(page) + BigInt(inPage);
       if (!copy(chunk.backing, offset, data.subarray(at, at + bytes))) return false;
       at += bytes;
     }

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../base/u64.ts';
 import { FrameTable } from './frames.ts';
-import { Ram, type PhysicalMemory } from './physical.ts';
+import { Ram, type KeptMemory, type PhysicalMemory } from './physical.ts';
 
 /** RAM of the machine lies from 1 MiB to here; pinned frames of programs lie above. */
 const RAM_END_PAGE = (64 * 2 ** 30) / PAGE_SIZE;
@@ -21,6 +21,11 @@ interface SharedRange {
 
 /** The machine's physical address space: RAM that drivers allocate tables and queues from, and pinned frames. */
 export class PhysicalSpace implements PhysicalMemory {
+  readonly kept: KeptMemory = {
+    follows: (end, next) => end > RAM_END && next >= RAM_END && this.frames.follows(end, next),
+    read: (pa, into) => this.frames.readKept(pa, into),
+    write: (pa, from) => this.frames.writeKept(pa, from),
+  };
   readonly ram = new Ram();
   readonly frames = new FrameTable(RAM_END_PAGE);
   readonly #free = new Map<number, number[]>();

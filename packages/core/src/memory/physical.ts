@@ -14,6 +14,17 @@ export interface PhysicalMemory {
   read(pa: number, into: Uint8Array): boolean;
   /** Stores all of `from` at `pa` on. All or nothing. */
   write(pa: number, from: Uint8Array): boolean;
+  /** Where it knows more than addresses: how bytes are kept. */
+  readonly kept?: KeptMemory;
+}
+
+/** Memory by how it is kept: places that are no neighbours as addresses may be neighbours there. */
+export interface KeptMemory {
+  /** Whether what is at `next` is kept right behind what ends before `end`, and both can be reached. */
+  follows(end: number, next: number): boolean;
+  /** Fills `into` with what is kept at `pa` and behind it, which {@link follows} has found to be one piece. */
+  read(pa: number, into: Uint8Array): boolean;
+  write(pa: number, from: Uint8Array): boolean;
 }
 
 /** RAM of the machine: pages appear, zeroed, where they are first written or allocated. */

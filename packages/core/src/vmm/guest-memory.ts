@@ -13,11 +13,12 @@ export class GuestMemory implements PhysicalMemory {
   readonly #word = new Uint8Array(8);
   readonly #wordView = new DataView(this.#word.buffer);
 
-  constructor(program: Program, base: number, bytes: number) {
+  /** `va`: memory that the program has already; new memory where it is left out. */
+  constructor(program: Program, base: number, bytes: number, va?: bigint) {
     this.#program = program;
     this.base = base;
     this.bytes = bytes;
-    this.#va = program.allocate(big(bytes));
+    this.#va = va ?? program.allocate(big(bytes));
   }
 
   /** Lets devices reach it at the guest's addresses: IOMMU_IOAS_MAP. */

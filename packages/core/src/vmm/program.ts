@@ -39,9 +39,9 @@ export class Program {
   readonly #machine: Machine;
   #nextMap = FIRST_MAP;
 
-  constructor(machine: Machine, pid: number) {
+  constructor(machine: Machine, pid: number, process = new SimulatedProcess(pid)) {
     this.#machine = machine;
-    this.process = new SimulatedProcess(pid);
+    this.process = process;
     this.process.memory.map(ARGUMENT, DATA - ARGUMENT + DATA_BYTES);
     this.task = simulatedTask(this.process);
   }

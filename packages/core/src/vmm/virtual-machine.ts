@@ -4,6 +4,15 @@ import { AssignedDevice } from './assigned-device.ts';
 import { GuestMemory } from './guest-memory.ts';
 import { Program, type Machine, type RefusedRequest } from './program.ts';
 
+/** A guest's RAM. */
+export interface MemoryOptions {
+  /** Guest physical address of the first byte. */
+  readonly base?: number;
+  readonly bytes?: number;
+  /** Where the program has it; it is allocated where this is left out. */
+  readonly va?: bigint;
+}
+
 /** What a VMM has before it has a vIOMMU: an iommufd, an IOAS of the guest's memory, and devices. */
 export class VirtualMachine {
   readonly program: Program;
@@ -12,17 +21,23 @@ export class VirtualMachine {
   readonly ioas: number;
   readonly memory: GuestMemory;
 
-  /** A VM with `bytes` of RAM from guest physical address `base` on. */
   static create(
     machine: Machine,
-    { pid = 1, base = 0x4000_0000, bytes = 16 << 20 }: { pid?: number; base?: number; bytes?: number } = {},
+    options: MemoryOptions & { readonly pid?: number } = {},
   ): Result<VirtualMachine> {
-    const program = new Program(machine, pid);
+    return VirtualMachine.of(new Program(machine, options.pid ?? 1), options);
+  }
+
+  /** The same of a program that is there. */
+  static of(
+    program: Program,
+    { base = 0x4000_0000, bytes = 16 << 20, va }: MemoryOptions = {},
+  ): Result<VirtualMachine> {
     const iommufd = program.open('/dev/iommu');
     if (failed(iommufd)) return iommufd;
     const ioas = program.request(iommufd, abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, {});
     if (failed(ioas)) return ioas;
-    const memory = new GuestMemory(program, base, bytes);
+    const memory = new GuestMemory(program, base, bytes, va);
     const mapped = memory.mapInto(iommufd, ioas.out_ioas_id);
     return failed(mapped) ? mapped : new VirtualMachine(program, iommufd, ioas.out_ioas_id, memory);
   }

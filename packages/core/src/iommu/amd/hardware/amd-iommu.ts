@@ -2,6 +2,7 @@
 // implementation is in this folder, by topic; this file puts it together.
 
 import type { PhysicalMemory } from '../../../memory/physical.ts';
+import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { CONTROL, OFFSET, STATUS } from '../spec/registers.ts';
 import { ACCESS } from './access.ts';
@@ -366,26 +367,24 @@ export class AmdIommu {
    * are an interrupt.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    let done = 0;
-    while (done < data.length) {
-      const low = (transaction.lo >>> 0) + (done % 0x1_0000_0000);
+    const scatter = new Scatter(this.#memory);
+    scatter.begin(data, transaction.write === true);
+    for (let at = 0; at < data.length;) {
+      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
       const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
       const lo = low >>> 0;
-      const outcome = this.translate(done === 0 ? transaction : { ...transaction, hi, lo });
-      if (outcome.kind === 'aborted') return { done, stopped: outcome };
+      const outcome = this.translate(at === 0 ? transaction : { ...transaction, hi, lo });
+      if (outcome.kind !== 'translated' && !scatter.flush()) return { done: scatter.done, stopped: 'bus' };
+      if (outcome.kind === 'aborted') return { done: scatter.done, stopped: outcome };
       if (outcome.kind === 'interrupt') {
-        const stopped = this.#message(transaction.deviceId, lo, data.subarray(done));
-        return stopped === null ? { done: data.length, stopped } : { done, stopped };
+        const stopped = this.#message(transaction.deviceId, lo, data.subarray(at));
+        return { done: stopped === null ? data.length : at, stopped };
       }
-      const part = data.subarray(done, done + Math.min(outcome.bytes, data.length - done));
-      const reached =
-        transaction.write === true
-          ? this.#memory.write(outcome.pa, part)
-          : this.#memory.read(outcome.pa, part);
-      if (!reached) return { done, stopped: 'bus' };
-      done += part.length;
+      const bytes = Math.min(outcome.bytes, data.length - at);
+      if (!scatter.add(outcome.pa, bytes)) return { done: scatter.done, stopped: 'bus' };
+      at += bytes;
     }
-    return { done, stopped: null };
+    return scatter.end(null);
   }
 
   #message(deviceId: number, address: number, bytes: Uint8Array): Aborted | null {

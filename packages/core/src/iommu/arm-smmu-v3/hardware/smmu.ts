@@ -5,6 +5,7 @@ import { readField } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { DEFAULT_INPUT, override } from '../../../pagetable/armv8-attributes.ts';
 import { PERM } from '../../../pagetable/armv8.ts';
+import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { EVENT } from '../spec/events.ts';
 import { CR0, CR2, GBPA, OFFSET, STRTAB_BASE_CFG } from '../spec/registers.ts';
@@ -387,27 +388,22 @@ export class SmmuV3 {
    * for a write. It stops at the first page that is not translated; a page that is terminated as RAZ/WI reads as zero.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    let done = 0;
-    while (done < data.length) {
-      const low = (transaction.lo >>> 0) + (done % 0x1_0000_0000);
+    const scatter = new Scatter(this.#memory);
+    scatter.begin(data, transaction.write === true);
+    for (let at = 0; at < data.length;) {
+      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
       const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
       const lo = low >>> 0;
-      const outcome = this.translate(done === 0 ? transaction : { ...transaction, hi, lo });
-      if (outcome.kind === 'translated') {
-        const part = data.subarray(done, done + Math.min(outcome.bytes, data.length - done));
-        const reached =
-          transaction.write === true
-            ? this.#memory.write(outcome.pa, part)
-            : this.#memory.read(outcome.pa, part);
-        if (!reached) return { done, stopped: 'bus' };
-        done += part.length;
-      } else if (outcome.kind === 'terminated' && !outcome.abort) {
-        const bytes = Math.min(4096 - (lo & 4095), data.length - done);
-        if (transaction.write !== true) data.fill(0, done, done + bytes);
-        done += bytes;
-      } else return { done, stopped: outcome };
+      const outcome = this.translate(at === 0 ? transaction : { ...transaction, hi, lo });
+      const translated = outcome.kind === 'translated';
+      if (!translated && (outcome.kind === 'stalled' || outcome.abort)) return scatter.end(outcome);
+      // What is terminated without an abort reads as zeroes, and its writes are ignored.
+      const bytes = Math.min(translated ? outcome.bytes : 4096 - (lo & 4095), data.length - at);
+      if (!(translated ? scatter.add(outcome.pa, bytes) : scatter.skip(bytes)))
+        return { done: scatter.done, stopped: 'bus' };
+      at += bytes;
     }
-    return { done, stopped: null };
+    return scatter.end(null);
   }
 
   // --- PCIe: ATS and PRI ---

@@ -2,6 +2,7 @@
 // of an implementation is in this folder, by topic; this file puts it together.
 
 import type { PhysicalMemory } from '../../../memory/physical.ts';
+import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { ADDRESS_TYPE, FAULT, type FaultCondition } from '../spec/faults.ts';
 import { GSTS, ICS, OFFSET, RTADDR, TTM, type Ttm } from '../spec/registers.ts';
@@ -304,28 +305,22 @@ export class IntelIommu {
    * 4-KByte pages (§3.13); it stops at the first one that is blocked.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    let done = 0;
-    while (done < data.length) {
-      const low = (transaction.lo >>> 0) + (done % 0x1_0000_0000);
+    const scatter = new Scatter(this.#memory);
+    scatter.begin(data, transaction.write === true);
+    for (let at = 0; at < data.length;) {
+      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
       const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
       const lo = low >>> 0;
-      const part = data.subarray(done, done + Math.min(4096 - (lo & 4095), data.length - done));
-      const outcome = this.translate({ ...transaction, hi, lo, length: part.length });
-      if (outcome.kind === 'blocked') return { done, stopped: outcome };
-      if (outcome.kind === 'interrupt') {
-        this.#onDeviceInterrupt(
-          transaction.requesterId,
-          outcome.address,
-          (part[0]! | (part[1]! << 8) | (part[2]! << 16) | (part[3]! << 24)) >>> 0,
-        );
-      } else {
-        const write = transaction.write === true;
-        const reached = write ? this.#memory.write(outcome.pa, part) : this.#memory.read(outcome.pa, part);
-        if (!reached) return { done, stopped: 'bus' };
-      }
-      done += part.length;
+      const length = Math.min(4096 - (lo & 4095), data.length - at);
+      const outcome = this.translate({ ...transaction, hi, lo, length });
+      if (outcome.kind === 'blocked') return scatter.end(outcome);
+      const reached = outcome.kind === 'interrupt' ? scatter.skip(length) : scatter.add(outcome.pa, length);
+      if (!reached) return { done: scatter.done, stopped: 'bus' };
+      if (outcome.kind === 'interrupt')
+        this.#onDeviceInterrupt(transaction.requesterId, outcome.address, load32(data, at));
+      at += length;
     }
-    return { done, stopped: null };
+    return scatter.end(null);
   }
 
   // --- PCIe: ATS and PRI ---
@@ -387,4 +382,8 @@ function needOf(transaction: Transaction, supervisor: boolean, zlr: boolean): Ne
   if (transaction.write === true) return supervisor ? NEED.SUPERVISOR_WRITE : NEED.WRITE;
   if (transaction.length === 0 && zlr) return supervisor ? NEED.SUPERVISOR_ZERO_LENGTH : NEED.ZERO_LENGTH;
   return supervisor ? NEED.SUPERVISOR_READ : NEED.READ;
+}
+
+function load32(data: Uint8Array, at: number): number {
+  return (data[at]! | (data[at + 1]! << 8) | (data[at + 2]! << 16) | (data[at + 3]! << 24)) >>> 0;
 }

@@ -73,8 +73,9 @@ export interface AmdV1Config {
   /** Bits that input addresses must not have, by word. */
   readonly tooHi: number;
   readonly tooLo: number;
-  readonly accessed: boolean;
-  readonly dirty: boolean;
+  /** What a walk sets in each entry it uses, and what a write adds in the last one. */
+  readonly accessedBits: number;
+  readonly dirtyBits: number;
 }
 
 /** Works out a set of tables. */
@@ -87,8 +88,8 @@ export function amdV1Config(options: AmdV1Options): AmdV1Config {
     rootLo: root | 0,
     tooHi: bits >= 64 ? 0 : aboveHi(bits),
     tooLo: aboveLo(bits),
-    accessed,
-    dirty,
+    accessedBits: accessed ? AMD_V1_ENTRY.A : 0,
+    dirtyBits: dirty ? AMD_V1_ENTRY.D : 0,
   };
 }
 
@@ -167,6 +168,7 @@ export class AmdV1Walker {
     let rights: number = AMD_V1_PERM.IR | AMD_V1_PERM.IW;
     this.level = level;
     if (!amdV1InWidth(config, hi, lo)) return this.#end(AMD_V1_FAULT.WIDTH);
+    const { accessedBits } = config;
     const { cache } = this;
     if (cache !== null) {
       const found = cache.find(hi, lo);
@@ -196,8 +198,8 @@ export class AmdV1Walker {
       if (next >= level) return this.#end(AMD_V1_FAULT.LEVEL);
       if ((ehi & DIRECTORY_RESERVED_HI) !== 0) return this.#end(AMD_V1_FAULT.RESERVED);
       if (next < level - 1 && !skippedAreZero(hi, lo, level, next)) return this.#end(AMD_V1_FAULT.SKIPPED);
-      if (config.accessed && (elo & AMD_V1_ENTRY.A) === 0) {
-        if (!this.#update(baseHi, at, elo | AMD_V1_ENTRY.A, ehi)) return false;
+      if ((elo & accessedBits) !== accessedBits) {
+        if (!this.#update(baseHi, at, elo | accessedBits, ehi)) return false;
       }
       baseHi = ehi & 0xf_ffff;
       baseLo = elo & ~0xfff;
@@ -230,7 +232,7 @@ export class AmdV1Walker {
     }
     if ((permissions & need) !== need) return this.#end(AMD_V1_FAULT.PERMISSION);
     const writes = (permissions & want & AMD_V1_PERM.IW) !== 0;
-    const flags = (config.accessed ? AMD_V1_ENTRY.A : 0) | (config.dirty && writes ? AMD_V1_ENTRY.D : 0);
+    const flags = config.accessedBits | (writes ? config.dirtyBits : 0);
     if ((lo & flags) !== flags && !this.#update(atHi, atLo, lo | flags, hi)) return false;
     this.outHi = amdV1OutputHi(hi, bits);
     this.outLo = lo & aboveLo(bits);

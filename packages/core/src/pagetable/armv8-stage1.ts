@@ -126,6 +126,9 @@ export class Stage1Walker {
     const table = region.table;
     if (table === null || !Stage1Walker.inRange(config, hi, lo)) return this.#end(WALK_FAULT.TRANSLATION);
     const { granuleBits, stride, highBits, tooHigh, tableMask, indexMask } = table;
+    // A boolean for certain: else each step looks at what else could be false.
+    const bigEndian = table.bigEndian === true;
+    const hierarchical = region.had !== true;
     const word = this.#word;
     let shift = table.startShift;
     let mask = table.startMask;
@@ -158,7 +161,7 @@ export class Stage1Walker {
       if (!this.#memory.load64(addressOf(atHi, atLo), word)) return this.#abort(atHi, atLo);
       let dlo = word[0]! | 0;
       let dhi = word[1]! | 0;
-      if (table.bigEndian) {
+      if (bigEndian) {
         const low = swap32(dhi);
         dhi = swap32(dlo);
         dlo = low;
@@ -167,7 +170,7 @@ export class Stage1Walker {
         baseHi = addressHi(dlo, dhi, highBits);
         baseLo = dlo & tableMask;
         if ((baseHi & tooHigh) !== 0) return this.#end(WALK_FAULT.ADDRESS_SIZE);
-        if (!region.had)
+        if (hierarchical)
           inherited |= ((dhi >>> 29) & 3) | (((dhi >>> 28) & 1) << 2) | (((dhi >>> 27) & 1) << 3);
         shift -= stride;
         mask = indexMask;

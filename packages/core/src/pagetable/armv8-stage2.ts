@@ -85,6 +85,8 @@ export class Stage2Walker {
     const table = config.table;
     if (((hi & table.inputTooHi) | (lo & table.inputTooLo)) !== 0) return this.#end(WALK_FAULT.TRANSLATION);
     const { granuleBits, stride, highBits, tooHigh, tableMask, indexMask } = table;
+    // A boolean for certain: else each step looks at what else could be false.
+    const bigEndian = table.bigEndian === true;
     const word = this.#word;
     let shift = table.startShift;
     let mask = table.startMask;
@@ -106,7 +108,7 @@ export class Stage2Walker {
       if (!this.#memory.load64(addressOf(baseHi, at), word)) return this.#abort(baseHi, at);
       let dlo = word[0]! | 0;
       let dhi = word[1]! | 0;
-      if (table.bigEndian) {
+      if (bigEndian) {
         const low = swap32(dhi);
         dhi = swap32(dlo);
         dlo = low;

@@ -71,13 +71,19 @@ export interface SecondStageConfig {
   readonly aboveHi: number;
   /** Input addresses as numbers must be below it; for GPAs that first-stage tables give. */
   readonly inputLimit: number;
-  /** Reserved bits of tables and of leaves by level: lo at 2 × level, hi after it. */
-  readonly tableReserved: Int32Array;
-  readonly leafReserved: Int32Array;
+  /** Reserved bits, by word: of all entries, of tables, and of leaves besides the offset in their page. */
+  readonly reservedHi: number;
+  readonly tableReservedLo: number;
+  readonly leafReservedLo: number;
   /** The highest level at which PS makes a leaf. */
   readonly leafLevel: number;
-  readonly ioReadWrite: boolean;
+  /** Which bits grant: of the lower word, and of the upper one shifted to where those are. */
+  readonly grantsLo: number;
+  readonly grantsHi: number;
   readonly accessedDirty: boolean;
+  /** What a walk sets in each entry it uses, and what a write adds in the last one. */
+  readonly accessedBits: number;
+  readonly dirtyBits: number;
   readonly updates: boolean;
 }
 
@@ -89,27 +95,22 @@ export function secondStageConfig(options: SecondStageOptions): SecondStageConfi
   // IW is reserved where it does not count; IR is ignored (Table 41 and those after it).
   if (!options.ioReadWrite) always |= 1n << 62n;
   const leafLevel = options.pages1G ? 3 : options.pages2M ? 2 : 1;
-  const tableReserved = new Int32Array(12);
-  const leafReserved = new Int32Array(12);
-  const snoop = big(SS_ENTRY.SNP);
-  for (let level = 1; level <= 5; level++) {
-    const table = always | snoop | (level > leafLevel ? big(SS_ENTRY.PS) : 0n);
-    const offset = (1n << big(3 + 9 * level)) - (1n << 12n);
-    const leaf = always | offset | (options.snoopControl ? 0n : snoop);
-    tableReserved.set([lo32(table) | 0, hi32(table) | 0], level * 2);
-    leafReserved.set([lo32(leaf) | 0, hi32(leaf) | 0], level * 2);
-  }
   return {
     levels,
     rootHi: Math.floor(options.root / 0x1_0000_0000),
     rootLo: options.root | 0,
     aboveHi: hi32(~((1n << big(Math.max(inputBits, 32))) - 1n)) | 0,
     inputLimit: 2 ** inputBits,
-    tableReserved,
-    leafReserved,
+    reservedHi: hi32(always) | 0,
+    // PS makes a leaf wherever it is not reserved.
+    tableReservedLo: lo32(always) | SS_ENTRY.SNP | SS_ENTRY.PS,
+    leafReservedLo: lo32(always) | (options.snoopControl ? 0 : SS_ENTRY.SNP),
     leafLevel,
-    ioReadWrite: options.ioReadWrite,
+    grantsLo: options.ioReadWrite ? 0 : 3,
+    grantsHi: options.ioReadWrite ? 3 : 0,
     accessedDirty: options.accessedDirty,
+    accessedBits: options.accessedDirty ? SS_ENTRY.A : 0,
+    dirtyBits: options.accessedDirty ? SS_ENTRY.D : 0,
     updates: options.updates,
   };
 }
@@ -155,7 +156,7 @@ export class SecondStageWalker {
     if ((hi & config.aboveHi) !== 0 || (config.inputLimit < 0x1_0000_0000 && lo >>> 0 >= config.inputLimit)) {
       return this.#end(SS_FAULT.ADDRESS);
     }
-    const { leafLevel, leafReserved, tableReserved, ioReadWrite, accessedDirty } = config;
+    const { leafLevel, reservedHi, tableReservedLo, grantsLo, grantsHi, accessedBits } = config;
     const { cache } = this;
     const word = this.#word;
     let level: number = config.levels;
@@ -178,21 +179,21 @@ export class SecondStageWalker {
       if (!this.#memory.load64(addressOf(baseHi, at), word)) return this.#refused(SS_FAULT.FETCH, baseHi, at);
       const elo = word[0]! | 0;
       const ehi = word[1]! | 0;
-      const own = (ioReadWrite ? ehi >>> 29 : elo) & 3;
+      const own = (elo & grantsLo) | ((ehi >>> 29) & grantsHi);
       if (own === 0) return this.#end(SS_FAULT.NOT_PRESENT);
-      const row = level << 1;
       if (level === 1 || ((elo & SS_ENTRY.PS) !== 0 && level <= leafLevel)) {
-        if (((elo & leafReserved[row]!) | (ehi & leafReserved[row + 1]!)) !== 0) {
+        const offset = (1 << shift) - 4096;
+        if (((elo & (config.leafReservedLo | offset)) | (ehi & reservedHi)) !== 0) {
           return this.#end(SS_FAULT.RESERVED);
         }
         return this.#leaf(config, elo, ehi, baseHi, at, rights & own, need, want);
       }
-      if (((elo & tableReserved[row]!) | (ehi & tableReserved[row + 1]!)) !== 0) {
+      if (((elo & tableReservedLo) | (ehi & reservedHi)) !== 0) {
         return this.#end(SS_FAULT.RESERVED);
       }
       rights &= own;
-      if (accessedDirty && (elo & SS_ENTRY.A) === 0) {
-        if (!this.#update(config, baseHi, at, elo | SS_ENTRY.A, ehi)) return false;
+      if ((elo & accessedBits) !== accessedBits) {
+        if (!this.#update(config, baseHi, at, elo | accessedBits, ehi)) return false;
       }
       baseHi = ehi & 0xf_ffff;
       baseLo = elo & ~0xfff;
@@ -217,16 +218,15 @@ export class SecondStageWalker {
       return this.#end(SS_FAULT.PERMISSION);
     }
     const writes = (rights & want & SS_RIGHTS.WRITE) !== 0;
-    if (config.accessedDirty) {
-      const flags = SS_ENTRY.A | (writes ? SS_ENTRY.D : 0);
-      if ((lo & flags) !== flags && !this.#update(config, atHi, atLo, lo | flags, hi)) return false;
-    }
+    const { dirtyBits } = config;
+    const flags = config.accessedBits | (writes ? dirtyBits : 0);
+    if ((lo & flags) !== flags && !this.#update(config, atHi, atLo, lo | flags, hi)) return false;
     const leafBits = 3 + 9 * this.level;
     this.leafBits = leafBits;
     this.outHi = hi & 0xf_ffff;
     this.outLo = lo & (-1 << leafBits);
     this.rights = rights;
-    this.clean = config.accessedDirty && !writes && (lo & SS_ENTRY.D) === 0;
+    this.clean = !writes && (lo & dirtyBits) !== dirtyBits;
     this.snoop = (lo & SS_ENTRY.SNP) !== 0;
     this.fault = SS_FAULT.NONE;
     return true;

@@ -107,9 +107,10 @@ export interface X86Config {
   readonly rootLo: number;
   /** Bits that must equal the highest bit of the input, that bit included; they all lie in the upper word. */
   readonly canonicalHi: number;
-  /** Reserved bits of tables by level, of 4 KiB, 2 MiB and 1 GiB leaves by level: lo at 2 × level, hi after it. */
-  readonly tableReserved: Int32Array;
-  readonly leafReserved: Int32Array;
+  /** Reserved bits, by word: of all entries, of tables, and of leaves besides the offset in their page. */
+  readonly reservedHi: number;
+  readonly tableReservedLo: number;
+  readonly leafReservedLo: number;
   /** The highest level at which PS makes a leaf. */
   readonly leafLevel: number;
   /** What a walk sets in each entry it uses, and what a write adds in the last one. */
@@ -125,21 +126,15 @@ export function x86Config(options: X86Options): X86Config {
   const above = ((1n << 52n) - 1n) & ~((1n << big(addressBits)) - 1n);
   const always = above | (options.xdReserved === true ? 1n << 63n : 0n);
   const leafLevel = options.pages1G ? 3 : 2;
-  const tableReserved = new Int32Array(12);
-  const leafReserved = new Int32Array(12);
-  for (let level = 1; level <= 5; level++) {
-    const table = level > leafLevel ? always | big(X86_ENTRY.PS) : always;
-    const leaf = level === 1 ? always : always | ((1n << big(12 + 9 * (level - 1))) - (1n << 13n));
-    tableReserved.set([lo32(table) | 0, hi32(table) | 0], level * 2);
-    leafReserved.set([lo32(leaf) | 0, hi32(leaf) | 0], level * 2);
-  }
   return {
     levels,
     rootHi: Math.floor(options.root / 0x1_0000_0000),
     rootLo: options.root | 0,
     canonicalHi: levels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0,
-    tableReserved,
-    leafReserved,
+    reservedHi: hi32(always) | 0,
+    // PS makes a leaf wherever it is not reserved.
+    tableReservedLo: lo32(always) | X86_ENTRY.PS,
+    leafReservedLo: lo32(always) | 0,
     leafLevel,
     accessedBits: options.accessed ? X86_ENTRY.A | (options.extendedAccessed === true ? X86_ENTRY.EA : 0) : 0,
     dirtyBits: options.dirty ? X86_ENTRY.D : 0,
@@ -213,7 +208,7 @@ export class X86Walker {
   ): boolean {
     this.nestedFault = false;
     if (!isCanonical(config, hi)) return this.#end(X86_FAULT.NOT_CANONICAL);
-    const { accessedBits, leafLevel, leafReserved, tableReserved } = config;
+    const { accessedBits, leafLevel, reservedHi, tableReservedLo } = config;
     const { cache } = this;
     const word = this.#word;
     let level: number = config.levels;
@@ -247,10 +242,10 @@ export class X86Walker {
       const elo = word[0]! | 0;
       const ehi = word[1]! | 0;
       if ((elo & X86_ENTRY.P) === 0) return this.#end(X86_FAULT.NOT_PRESENT);
-      const at = level << 1;
       const isLeaf = level === 1 || ((elo & X86_ENTRY.PS) !== 0 && level <= leafLevel);
-      const reserved = isLeaf ? leafReserved : tableReserved;
-      if (((elo & reserved[at]!) | (ehi & reserved[at + 1]!)) !== 0) return this.#end(X86_FAULT.RESERVED);
+      // Bit 12 of a large page is PAT.
+      const reservedLo = isLeaf ? config.leafReservedLo | (((1 << shift) - 4096) & ~0x1000) : tableReservedLo;
+      if (((elo & reservedLo) | (ehi & reservedHi)) !== 0) return this.#end(X86_FAULT.RESERVED);
       inherited = (inherited & (4 | ((elo >>> 1) & 3))) | ((ehi >>> 31) << 2);
       if (isLeaf) return this.#leaf(config, elo, ehi, atHi, atLo, inherited, need, want, space);
       if ((elo & accessedBits) !== accessedBits) {

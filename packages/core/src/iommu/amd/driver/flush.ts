@@ -1,6 +1,7 @@
 import { POW2 } from '../../../pagetable/page-sizes.ts';
 import { IOMMU_NO_PASID } from '../../driver.ts';
 import { ALL, invalidatePages, type InvalidateFlags, type PageRange } from './commands.ts';
+import type { AmdIommuDevice } from './device.ts';
 import type { ProtectionDomain } from './domain-base.ts';
 
 // What leaves caches when tables change: drivers/iommu/amd/iommu.c amd_iommu_domain_flush_pages().
@@ -32,7 +33,16 @@ function flushOnce(domain: ProtectionDomain, range: PageRange, flags: Invalidate
   // what a device was given without one (PCI Express Base §10.3.8). `linuxIotlbFlush` of the driver does as Linux does.
   const withPasid = gn && domain.driver.options.linuxIotlbFlush === true;
   for (const device of domain.devices)
-    if (device.atsEnabled) device.flushIotlb(range, IOMMU_NO_PASID, withPasid);
+    if (device.atsEnabled) device.flushIotlb(atcRange(device, range), IOMMU_NO_PASID, withPasid);
+}
+
+/**
+ * DEVIATION: Linux sends the range. A device of a guest with tables of its own has addresses of the guest in its cache, of
+ * which nobody knows which lead to the range: all of it goes, as the SMMUv3's driver does (arm-smmu-v3.c
+ * arm_smmu_master_build_inv(), INV_TYPE_ATS_FULL).
+ */
+function atcRange(device: AmdIommuDevice, range: PageRange): PageRange {
+  return device.nested === null ? range : ALL;
 }
 
 /** domain_flush_pages_v1(), with the domain ids under which guests have the tables (iommu_flush_pages_v1_hdom_ids()). */

@@ -6,7 +6,7 @@ import { amdIommu } from './amd-iommu.ts';
 import { armSmmuV3 } from './arm-smmu-v3.ts';
 import { intelIommu } from './intel-iommu.ts';
 import { partsOf, trialMachine, VENDOR_CASES, type IommuSpec } from './testing/vendors.ts';
-import { GUEST, Vm, type Passed } from './testing/vm.ts';
+import { GUEST, PLUGGED, Vm, type Passed } from './testing/vm.ts';
 import { Kernel } from './kernel.ts';
 
 // Machines with several IOMMUs: what their devices may share, and what they may not.
@@ -121,6 +121,7 @@ describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ ve
   it('runs a VM on one stage 2, with a viommu for each', () => {
     const { vm, devices } = vmWith(vendor, vendor, vendor, vendor);
     const parent = vm.parent(devices[0]!);
+    vm.plug('first');
     const viommuOf = new Map<number, number>();
     for (const [index, device] of devices.entries()) {
       const piommu = vm.piommu(device);
@@ -132,10 +133,16 @@ describe.each(VENDOR_CASES)('the trial uAPI with four IOMMUs, each $name', ({ ve
       const page = vm.guest.page();
       vm.guest.write(page, `page ${index}`);
       tables.map(IOVA, page);
+      tables.map(IOVA + 0x1000n, PLUGGED);
       expect(vm.attach(device, vm.rfcNested(device, parent, viommu, tables.nested))).toBe(0);
     }
     expect(viommuOf.size).toBe(4);
     expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map((i) => `page ${i}`));
+    const plugged = (): unknown[] => devices.map((each) => vm.deviceReads(each, IOVA + 0x1000n, 5));
+    expect(plugged()).toEqual(FOUR.map(() => 'first'));
+    // What the VMM changes in its stage 2 is gone from what is cached of the guest's tables in each of them.
+    vm.plug('after');
+    expect(plugged()).toEqual(FOUR.map(() => 'after'));
     expect(vm.unmap(vm.ioasId, GUEST, 0x100_0000n).rc).toBe(0);
     expect(devices.map((each) => vm.deviceReads(each, IOVA, 6))).toEqual(FOUR.map(() => EIO));
   });

@@ -15,6 +15,9 @@ export const GUEST = 0x4000_0000n;
 const GUEST_VA = 0x7f00_0000_0000n;
 const GUEST_BYTES = 16n * MIB;
 const OTHER_VA = 0x7f10_0000_0000n;
+/** A page of the guest beside that: {@link Vm.plug}. */
+export const PLUGGED = 0x8000_0000n;
+const PLUGGED_VA = 0x7f20_0000_0000n;
 /** Data that a request points to, beside what Program puts to BUFFER. */
 const DATA = BUFFER + 0x8000n;
 
@@ -37,6 +40,7 @@ export interface DriverData {
 export class Vm extends Program {
   readonly ioasId: number;
   readonly guest: GuestMemory;
+  #plugged = 0;
 
   constructor(kernel: Kernel, pid = 100) {
     super(kernel, pid);
@@ -94,6 +98,15 @@ export class Vm extends Program {
     this.process.memory.map(OTHER_VA, GUEST_BYTES);
     for (let at = 0n; at < 0x10n; at++) this.write(OTHER_VA + at * PAGE, bytesOf(text));
     this.map(this.ioasId, { iova: GUEST, va: OTHER_VA, length: GUEST_BYTES });
+  }
+
+  /** Gives the guest a page at PLUGGED with that text, in the place of the one before. */
+  plug(text: string): void {
+    const va = PLUGGED_VA + BigInt(this.#plugged++) * PAGE;
+    this.process.memory.map(va, PAGE);
+    this.write(va, bytesOf(text));
+    this.unmap(this.ioasId, PLUGGED, PAGE);
+    this.map(this.ioasId, { iova: PLUGGED, va, length: PAGE });
   }
 
   /** A stage 2 of the guest's memory. */

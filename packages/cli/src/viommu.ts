@@ -26,7 +26,7 @@ program
   .argument('[args...]', 'its arguments')
   .option('--machine <file>', 'the machine behind the files (YAML); default: machines/default.yaml')
   .option('--kernel <name>', 'which Linux answers: linux-6.6 to linux-7.3')
-  .option('--uapi <name>', 'serve a uAPI beside Linux’s: rfc-2023-12', collect)
+  .option('--uapi <name>', 'serve a uAPI beside Linux’s: rfc-2023-12 or amd-viommu', collect)
   .option('--trace <file>', 'write one line for every event to this file; - is standard error')
   .option('--quiet', 'say nothing that is not an error')
   .option(

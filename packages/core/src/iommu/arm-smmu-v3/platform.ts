@@ -1,7 +1,8 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import { EAGAIN, EIO } from '../../abi/errno.ts';
-import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
+import { AtsRequester } from '../ats-requester.ts';
+import { Atc, type AtcInvalidation } from '../cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
 import { ArmSmmuMaster, type MasterOptions, type SmmuAts, type PciFunction } from './driver/master.ts';
 import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
@@ -10,8 +11,7 @@ import type { SmmuV3Config } from './hardware/config.ts';
 import type { Endpoint } from './hardware/endpoint.ts';
 import type { PageResponse } from './hardware/pri-queue.ts';
 import { SmmuV3, type AccessResult } from './hardware/smmu.ts';
-import type { Transaction } from './hardware/transaction.ts';
-import { abortOf, SmmuPort } from './port.ts';
+import { SmmuPort } from './port.ts';
 
 // Where an SMMU and its driver meet, and what a device does that sits behind both.
 
@@ -85,6 +85,7 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
   readonly atc: Atc | null;
   /** For a device model: connected to it, the device has neither a cache nor page responses here. */
   readonly port: SmmuPort;
+  readonly #requester: AtsRequester | null;
   /** False: Invalidate Requests time out. */
   answersInvalidations = true;
   /** Page responses that came, the newest last. */
@@ -112,6 +113,7 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
     this.atc = atc;
     const { name, stallEnabled: stallable } = this;
     this.port = new SmmuPort(unit.hardware, unit.smmu, { name, streamId: this.sid, stallable });
+    this.#requester = atc === null ? null : new AtsRequester(this.port, atc);
   }
 
   get sid(): number {
@@ -132,71 +134,19 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
    * Does one DMA. EIO where it does not pass, with what stopped it; EAGAIN where it waits for software, which takes it
    * up again from there: what it was to transfer then is lost.
    */
-  dma(request: SmmuDma): Result<void> {
-    const result = this.access(request);
-    this.smmu.serveInterrupts();
-    const stopped = abortOf(result, this.name, request.iova);
+  dma({ write, iova: address, pasid, data }: SmmuDma): Result<void> {
+    const request = { write, address, pasid };
+    const stopped = (this.#requester ?? this.port).access(request, data);
     if (stopped !== null) return fail(stopped.kind === 'stalled' ? EAGAIN : EIO, stopped.reason);
   }
 
-  /** The same, with the hardware's own answer, and interrupts not yet served. */
-  access(request: SmmuDma): AccessResult {
-    if (this.atc === null || !this.atc.enabled)
-      return this.unit.hardware.access(this.#transaction(request, request.iova), request.data);
-    let done = 0;
-    while (done < request.data.length) {
-      const part = this.#translatedPart(request, done);
-      if ('stopped' in part) return { ...part, done };
-      done += part.bytes;
-    }
-    return { done, stopped: null };
-  }
-
-  #transaction(request: SmmuDma, address: bigint): Transaction {
-    return {
-      streamId: this.sid,
-      substreamId: request.pasid,
-      hi: hi32(address),
-      lo: lo32(address),
-      write: request.write,
-      stallable: this.stallEnabled,
-    };
-  }
-
-  /** As much as one entry of the translation cache covers; fills the cache where there is none. */
-  #translatedPart(request: SmmuDma, done: number): { bytes: number } | AccessResult {
-    const iova = request.iova + BigInt(done);
-    const entry = this.#lookup(request, iova);
-    if (entry === null) return { done, stopped: DENIED };
-    const offset = lo32(iova & ((1n << BigInt(Math.min(entry.sizeBits, 32))) - 1n));
-    const bytes = Math.min(request.data.length - done, 2 ** entry.sizeBits - offset);
-    const part = request.data.subarray(done, done + bytes);
-    // A Translated transaction has the PASID no more: its address needs none.
-    const transaction = this.#transaction({ ...request, pasid: null }, BigInt(entry.translated + offset));
-    const result = this.unit.hardware.access({ ...transaction, translated: true }, part);
-    return result.stopped === null ? { bytes } : result;
-  }
-
-  #lookup(request: SmmuDma, iova: bigint): AtcEntry | null {
-    const hi = hi32(iova);
-    const lo = lo32(iova);
-    const found = this.atc!.lookup(hi, lo, request.pasid, false);
-    if (found !== null && (request.write ? found.write : found.read)) return found;
-    const completion = this.unit.hardware.requestTranslation({
-      streamId: this.sid,
-      substreamId: request.pasid,
-      hi,
-      lo,
-      write: request.write,
-    });
-    const entry = completion.status === 'success' ? completion.entries[0] : undefined;
-    if (entry === undefined || !(request.write ? entry.write : entry.read)) return null;
-    this.atc!.fill(hi, lo, request.pasid, false, entry);
-    return entry;
+  /** The same without the cache, with the hardware's own answer, and interrupts not yet served. */
+  access({ write, iova, pasid, data }: SmmuDma): AccessResult {
+    const { sid: streamId, stallEnabled: stallable } = this;
+    const address = { hi: hi32(iova), lo: lo32(iova) };
+    return this.unit.hardware.access({ streamId, substreamId: pasid, ...address, write, stallable }, data);
   }
 }
-
-const DENIED = { kind: 'terminated', abort: true, event: null, recorded: false } as const;
 
 function atsOf(atc: Atc, required: boolean): PciFunction['ats'] {
   return { required, enable: () => atc.enable(true), disable: () => atc.enable(false) };

@@ -117,7 +117,7 @@ export class SmmuPort implements DmaPort, Endpoint {
 }
 
 /** What stopped an access, in words. */
-export function abortOf({ done, stopped }: AccessResult, name: string, address: bigint): DmaResult {
+function abortOf({ done, stopped }: AccessResult, name: string, address: bigint): DmaResult {
   if (stopped === null) return null;
   const where = `${name} at ${hex(address + BigInt(done))}`;
   const abort = (reason: string): DmaAbort => ({ kind: 'aborted', done, reason: `${where}: ${reason}` });

@@ -77,6 +77,11 @@ class HashedMemory implements PhysicalMemory {
     return true;
   }
 
+  /** The 64 bits of a value: Node 20's compiler sometimes takes bit 63 of a bigint for its sign. */
+  put(address: bigint, value: bigint): void {
+    this.stored.set(address, u64(hi32(value), lo32(value)));
+  }
+
   read = (): boolean => false;
   write = (): boolean => false;
 }
@@ -285,7 +290,7 @@ function guestWalk(memory: HashedMemory, c: Case, pasid: number): Found | Fault 
     if (updated !== entry) {
       const target = entryAddress(memory, c, gpa, true);
       if (isFault(target)) return target;
-      memory.stored.set(target, updated);
+      memory.put(target, updated);
     }
     if (leaf) {
       const low = (1n << BigInt(shift)) - 1n;

@@ -3,7 +3,7 @@
 //
 // start.mjs [NAME ...] [--quiet] [--json FILE]
 //
-//   NAME      dma, ioas, viommu, nested, nested-vtd, nested-amd, cmdqv or thread, with what viommu saw of it; without
+//   NAME      dma, ioas, viommu, nested, nested-vtd, nested-amd, cmdqv, thread or nvme, with what viommu saw of it; without
 //             one all, the first with that
 //   --quiet   without that
 //   --json    writes how many ran as they should
@@ -18,9 +18,9 @@ import { writeReport } from '../conformance/report.mjs';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const built = `${root}.cache/examples`;
 const viommu = `${root}packages/cli/bin/viommu.js`;
-const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'nested-vtd', 'nested-amd', 'cmdqv', 'thread'];
+const NAMES = ['dma', 'ioas', 'viommu', 'nested', 'nested-vtd', 'nested-amd', 'cmdqv', 'thread', 'nvme'];
 /** The machines of those that need another than `viommu run` has by itself. */
-const MACHINES = { 'nested-vtd': 'intel', 'nested-amd': 'amd', cmdqv: 'cmdqv' };
+const MACHINES = { 'nested-vtd': 'intel', 'nested-amd': 'amd', cmdqv: 'cmdqv', nvme: 'devices' };
 /** What those need beside Linux's uAPI. */
 const UAPIS = { thread: 'rfc-2023-12', 'nested-amd': 'amd-viommu' };
 

@@ -1,4 +1,4 @@
-/* What the nested example needs of <linux/vfio.h>, of <linux/iommufd.h> for the SMMUv3, and of viommu itself. */
+/* What the examples need of <linux/vfio.h>, of <linux/iommufd.h> for the SMMUv3, and of viommu itself. */
 #ifndef EXAMPLES_VFIO_H
 #define EXAMPLES_VFIO_H
 
@@ -25,6 +25,18 @@ struct vfio_device_attach_iommufd_pt {
 	uint32_t pt_id;
 	uint32_t pasid;
 };
+
+#define VFIO_DEVICE_GET_REGION_INFO _IO(';', 108)
+struct vfio_region_info {
+	uint32_t argsz;
+	uint32_t flags;
+	uint32_t index;
+	uint32_t cap_offset;
+	uint64_t size;
+	uint64_t offset; /* of the device's descriptor */
+};
+
+enum { VFIO_PCI_BAR0_REGION_INDEX = 0, VFIO_PCI_CONFIG_REGION_INDEX = 7 };
 
 /* viommu's own: the device does one DMA, as its driver would have it do. EIO where the IOMMU refuses. */
 #define VIOMMU_DEVICE_DMA _IO(';', 0xf0)

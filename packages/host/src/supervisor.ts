@@ -50,6 +50,8 @@ export interface SupervisorCounts {
 
 const FOREVER = -1;
 const LOOK_EVERY_MS = 1;
+/** How long nobody waits between looks once something was found: about as long as a driver takes to ask for more. */
+const KEEP_LOOKING_MS = 0.5;
 const O_CLOEXEC_ONLY = { answer: false, flags: 2, node: null } as const;
 
 /** Runs one program whose system calls on /dev/iommu are answered by a kernel side. One per thread. */
@@ -66,6 +68,7 @@ export class Supervisor {
   readonly #current: CurrentCall = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
   readonly #jobControl: JobControl | null;
   #hardwareBusy = false;
+  #busyUntil = 0;
   #lookedAt = 0;
   #programPidfd = -1;
   #outcome: Outcome | null = null;
@@ -188,7 +191,8 @@ export class Supervisor {
     // Calls of the program must neither keep the hardware from looking nor wait for it every time.
     if (!this.#hardwareBusy && now - this.#lookedAt < LOOK_EVERY_MS) return;
     this.#lookedAt = now;
-    this.#hardwareBusy = doorbells.look();
+    if (doorbells.look()) this.#busyUntil = now + KEEP_LOOKING_MS;
+    this.#hardwareBusy = now < this.#busyUntil;
   }
 
   /** False when no task of the program is left. */

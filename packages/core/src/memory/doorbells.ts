@@ -5,7 +5,7 @@
 export interface Doorbell {
   /** Whether a program can have such a page now. */
   readonly watched: boolean;
-  /** Takes up what was stored since the last look; true while there is more to do. */
+  /** Takes up what was stored since the last look; true where it is worth looking again at once. */
   look(): boolean;
 }
 
@@ -22,7 +22,7 @@ export class Doorbells {
     return false;
   }
 
-  /** True while there is more to do. */
+  /** True where it is worth looking again at once: there is more to do, or there was something. */
   look(): boolean {
     let more = false;
     for (const doorbell of this.#doorbells) if (doorbell.watched && doorbell.look()) more = true;

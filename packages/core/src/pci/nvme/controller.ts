@@ -64,12 +64,14 @@ export class NvmeController implements DeviceModel {
   /** The submission queue that is served next. */
   #turn = 0;
   #busy = false;
+  /** Whether the last look found a doorbell rung. */
+  #rung = false;
 
   constructor(disk: BlockBackend, identity: DiskIdentity, features: TranslationFeatures = {}) {
     this.#disk = disk;
     this.#identity = identity;
     const stored = (): void => {
-      if (this.poll()) this.#pci.wake();
+      if (this.#goOn()) this.#pci.wake();
     };
     const registers = {
       kind: 'memory64',
@@ -158,10 +160,17 @@ export class NvmeController implements DeviceModel {
   }
 
   poll(): boolean {
+    const more = this.#goOn();
+    // Who rang is likely to ring again soon: a driver waits for what it has asked.
+    return more || this.#rung;
+  }
+
+  /** True while commands wait. */
+  #goOn(): boolean {
     if (this.#busy) return false;
     this.#busy = true;
     this.#noticeRegisters();
-    if (this.#ready) this.#noticeDoorbells();
+    this.#rung = this.#ready && this.#noticeDoorbells();
     const more = this.#work();
     this.#showPin();
     this.#busy = false;
@@ -263,7 +272,8 @@ export class NvmeController implements DeviceModel {
     this.#memory.set32(DOORBELLS + index * 4, 0);
   }
 
-  #noticeDoorbells(): void {
+  #noticeDoorbells(): boolean {
+    let rung = false;
     const bytes = new Uint8Array(this.#doorbells.byteLength);
     this.#memory.read(DOORBELLS, bytes);
     const view = new DataView(bytes.buffer);
@@ -271,6 +281,7 @@ export class NvmeController implements DeviceModel {
       const value = view.getUint32(index * 4, true);
       if (value === this.#doorbells[index]) continue;
       this.#doorbells[index] = value;
+      rung = true;
       const id = index >>> 1;
       const queue = index % 2 === 0 ? this.submissions[id] : this.completions[id];
       if (queue === null || queue === undefined) this.#admin.events.error(EVENT_INVALID_DOORBELL);
@@ -279,6 +290,7 @@ export class NvmeController implements DeviceModel {
         if (!right) this.#admin.events.error(EVENT_INVALID_DOORBELL_VALUE);
       }
     }
+    return rung;
   }
 
   // ---- commands ----

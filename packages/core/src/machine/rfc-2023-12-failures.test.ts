@@ -167,7 +167,7 @@ describe.each(VENDOR_CASES)('any requests in any order with $name', (vendor) => 
         expect(context.objects.empty).toBe(true);
         expect(vm.kernel.physical.frames.pinned).toBe(0);
       }),
-      { numRuns: 40 },
+      { numRuns: 20 },
     );
   });
 });

@@ -216,6 +216,17 @@ describe('AMD’s domain ids', () => {
     expect(vm.assign(devices[1]!, viommu, DID, 0x1_0000n)).toBe(EINVAL);
   });
 
+  it('and a viommu of the thread go with the hardware vIOMMU of amd-viommu in one machine', () => {
+    const vm = new Vm(new Kernel({ parts: partsOf(amdIommu), uapis: ['rfc-2023-12', 'amd-viommu'] }));
+    const device = vm.pass(0);
+    const parent = vm.parent(device);
+    const viommu = vm.rfcViommu(device, parent);
+    vm.name(device, viommu, amd.idType, 0x99n);
+    const tables = amd.stage1(vm.guest);
+    expect(vm.attach(device, vm.rfcNested(device, parent, viommu, tables.nested))).toBe(0);
+    expect(pages(vm, tables, device).seen()).toBe('old');
+  });
+
   it('of one guest that several nested HWPTs have are one of the host’s, and another guest’s are another', () => {
     const vm = new Vm(trialMachine(amdIommu));
     const [first, second] = [vm.pass(0), vm.pass(1)];

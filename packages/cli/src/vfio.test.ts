@@ -55,6 +55,7 @@ describe('a program with a device', () => {
       'nowhere -22',
       'config 4096 -14',
       'buffer -14 -14',
+      'linux 2 1209',
       'mmap 22',
     ]);
   });

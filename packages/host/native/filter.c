@@ -35,6 +35,12 @@
 #define KVM_SET_DEVICE_ATTR 0x4018aee1u
 #define TAG_MASK 0xff000000u /* bits 63:56 of an offset, in its upper word */
 #define TAG 0x7f000000u	     /* bits 62:56 set: the offsets that we hand out for regions of devices */
+/*
+ * Where Linux has regions 1 to 8, in the same word: DPDK before 23.07 does not ask (drivers/bus/pci/linux/pci_vfio.c
+ * VFIO_GET_REGION_ADDR()). Files of a terabyte are stopped there too, and let go on.
+ */
+#define REGIONS_START 0x100u
+#define REGIONS_END 0x900u
 #define MAP_KIND_MASK 0x21u  /* MAP_SHARED (also in MAP_SHARED_VALIDATE) | MAP_ANONYMOUS */
 #define MAP_KIND_SHARED_FILE 0x01u
 
@@ -138,6 +144,9 @@ static void assemble(struct assembler *a, const struct filter_options *options)
 	load(a, low_word(3) + 4);
 	emit(a, BPF_ALU | BPF_AND | BPF_K, TAG_MASK, NEXT, NEXT);
 	jump(a, BPF_JEQ, TAG, STOP, NEXT);
+	load(a, low_word(3) + 4);
+	jump(a, BPF_JGE, REGIONS_END, BY_DESCRIPTOR, NEXT);
+	jump(a, BPF_JGE, REGIONS_START, STOP, NEXT);
 
 	label(a, BY_DESCRIPTOR);
 	load(a, low_word(0));

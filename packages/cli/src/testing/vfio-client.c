@@ -158,6 +158,7 @@ static void scene_sizes(void)
 	printf("nowhere %ld\n", moved(pread(device, bytes, 4, region(8 - 2) + (9ull << 40))));
 	printf("config %ld %ld\n", moved(pread(device, bytes, 4096, config)), moved(pread(device, bytes, 2, config + 4095)));
 	printf("buffer %ld %ld\n", moved(pread(device, (void *)8, 4, bar)), moved(pwrite(device, (void *)8, 4, config)));
+	printf("linux %ld %x\n", moved(pread(device, bytes, 2, 7ull << 40)), bytes[0] | bytes[1] << 8);
 	printf("mmap %d\n", mmap(NULL, 4096, PROT_READ, MAP_SHARED, device, bar) == MAP_FAILED ? errno : 0);
 }
 

@@ -26,6 +26,7 @@ import type { FileBacking, OpenFile } from '../memory/file.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
 import type { VfioDeviceState } from './device.ts';
 import { getHotResetInfo, hotReset } from './pci/hot-reset.ts';
+import { regionAt } from './pci/regions.ts';
 import { readPart, readWord, writeWord } from './user-struct.ts';
 
 // struct vfio_device_file: one open of a device. drivers/vfio/device_cdev.c and vfio_main.c.
@@ -221,7 +222,8 @@ export class VfioDeviceFile implements OpenFile {
     if (trace.active) {
       const outcome = failed(answer) ? { errno: answer.errno, reason: answer.reason } : { result: answer };
       const { pid } = task.process;
-      trace.emit({ kind: 'vfio-region', pid, device: name, way, offset, count, ...outcome });
+      const { index: region = -1, at = 0 } = regionAt(offset) ?? {};
+      trace.emit({ kind: 'vfio-region', pid, device: name, way, region, at, count, ...outcome });
     }
     return failed(answer) ? -answer.errno : answer;
   }

@@ -1,4 +1,5 @@
 import { fail, failed, type Result } from '../../base/result.ts';
+import { big } from '../../base/u64.ts';
 import { EFAULT, EINVAL, ENOTTY } from '../../abi/errno.ts';
 import {
   VFIO_DEVICE_FEATURE,
@@ -37,7 +38,7 @@ import { deviceFeature, type PowerControl } from './features.ts';
 import { getInfo, getIrqInfo, getRegionInfo } from './info.ts';
 import { VfioInterrupts } from './interrupts.ts';
 import { VfioIoeventfds } from './ioeventfd.ts';
-import { regionAt } from './regions.ts';
+import { regionAt, regionOffset } from './regions.ts';
 import { setIrqs } from './set-irqs.ts';
 
 // drivers/vfio/pci/vfio_pci_core.c: a PCI function while a program has it, from open_device() to close_device().
@@ -263,7 +264,9 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   /** vfio_pci_core_mmap(). `backing`: the pages of the file that is mapped. */
   mmap(offset: bigint, length: bigint, backing: FileBacking | undefined): Result<void> {
     const place = regionAt(offset);
-    if (place === null) return fail(EINVAL, 'the offset is of no region');
+    // Pages are shared where the region was said to be, and nowhere else.
+    if (place === null || offset !== regionOffset(place.index) + big(place.at))
+      return fail(EINVAL, 'the offset is of no region that was told');
     return this.#bars.map(place.index, place.at, length, backing);
   }
 

@@ -173,10 +173,24 @@ describe('read(2) and write(2)', () => {
       expect(rig.read(region, 0, 1)).toBe(-EINVAL);
       expect(rig.write(region, 0, [0])).toBe(-EINVAL);
     }
-    for (const offset of [0n, 0x7f09_0000_0000_0000n, -1n]) {
+    for (const offset of [9n << 40n, 1n << 56n, 0x7f09_0000_0000_0000n, -1n]) {
       const done = rig.core.read(rig.task, 0x10_0000n, 4, offset);
       expect(failed(done) ? done.errno : done).toBe(EINVAL);
     }
+  });
+
+  test('take the offsets that Linux has, from programs that do not ask; mmap(2) does not', () => {
+    const rig = new Rig();
+    const read = (offset: bigint): number => {
+      const done = rig.core.read(rig.task, 0x10_0000n, 2, offset);
+      const bytes = new Uint8Array(2);
+      rig.process.memory.read(0x10_0000n, bytes);
+      return failed(done) ? -done.errno : bytes[0]! + 256 * bytes[1]!;
+    };
+    expect(read(7n << 40n)).toBe(0x1234);
+    rig.write(MEMORY_BAR, 8, [0x11, 0x22]);
+    expect(read((2n << 40n) + 8n)).toBe(0x2211);
+    expect(failed(rig.core.mmap(2n << 40n, 0x1000n, pages()))).toBe(true);
   });
 
   test('are EIO while memory space is off; ports do not care', () => {

@@ -19,9 +19,13 @@ export function regionOffset(index: number): bigint {
   return TAG | (big(index) << INDEX_SHIFT);
 }
 
-/** The region that an offset is in, and where there; null where there is none. */
+/**
+ * The region that an offset is in, and where there; null where there is none. Linux's own offsets will do, for programs
+ * that do not ask.
+ */
 export function regionAt(offset: bigint): { readonly index: number; readonly at: number } | null {
   const index = exact((offset >> INDEX_SHIFT) & INDEX_MASK);
-  if (offset >> 56n !== TAG >> 56n || index >= VFIO_PCI_NUM_REGIONS) return null;
+  const tag = offset >> 56n;
+  if ((tag !== TAG >> 56n && tag !== 0n) || index >= VFIO_PCI_NUM_REGIONS) return null;
   return { index, at: exact(offset & OFFSET_MASK) };
 }

@@ -4,7 +4,7 @@ import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
 import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../abi/iommufd.ts';
 import { amdIommu } from './amd-iommu.ts';
 import { Kernel } from './kernel.ts';
-import { AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
+import { allocViommu, AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
 import { partsOf } from './testing/vendors.ts';
 import { Vm } from './testing/vm.ts';
 
@@ -18,14 +18,14 @@ function machine(uapis: readonly 'amd-viommu'[] = ['amd-viommu'], ats = true): K
 
 /** A guest whose device reads `text` at IOVA. */
 function translated(kernel: Kernel, pid: number, index: number, text: string, virtualId = 0x8n) {
-  const vm = new AmdVm(kernel, pid, index, virtualId);
-  vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD);
-  const events = vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
+  const vm = new AmdVm(kernel, pid, [index], virtualId);
+  vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD);
+  const events = vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
   const tables = vm.translate(5n);
   const page = vm.guest.page();
   vm.guest.write(page, text);
   tables.map(IOVA, page);
-  return { vm, tables, page, events, reads: () => vm.deviceReads(vm.device, IOVA, 3) };
+  return { vm, tables, page, events, reads: () => vm.deviceReads(vm.port.device, IOVA, 3) };
 }
 
 describe('Linux 7.3 without the hardware vIOMMU', () => {
@@ -34,11 +34,9 @@ describe('Linux 7.3 without the hardware vIOMMU', () => {
     const vm = new Vm(kernel);
     const device = vm.pass(0);
     const parent = vm.parent(device);
-    const make = AmdVm.prototype.tryAmdViommu;
     const types = [amd.IOMMU_VIOMMU_TYPE_AMD, IOMMU_VIOMMU_TYPE_ARM_SMMUV3];
     for (const type of types) {
-      const self = Object.assign(vm, { device, parentId: parent });
-      const { errno, id } = make.call(self as unknown as AmdVm, type, false);
+      const { errno, id } = allocViommu(vm, device, parent, type, false);
       expect(errno).toBe(0);
       const bytes = new Uint8Array(new BigUint64Array(guestDte(0x1000n, 1n)).buffer);
       expect(vm.linuxNested(device, id, { type: 3, bytes }).errno).toBe(EOPNOTSUPP);
@@ -51,7 +49,7 @@ describe('nested domains', () => {
     const { vm, tables, reads } = translated(machine(), 100, 0, 'abc');
     expect(reads()).toBe('abc');
     tables.unmap(IOVA + 0x1000n);
-    expect(vm.deviceReads(vm.device, IOVA + 0x1000n, 3)).toBeGreaterThan(0);
+    expect(vm.deviceReads(vm.port.device, IOVA + 0x1000n, 3)).toBeGreaterThan(0);
   });
 
   it('follow a change of the host, in every cache', () => {
@@ -63,9 +61,9 @@ describe('nested domains', () => {
   });
 
   it('take what nested.c takes of a DTE, and refuse the rest', () => {
-    const vm = new AmdVm(machine(), 100, 0, 8n);
+    const vm = new AmdVm(machine(), 100, [0], 8n);
     const [low, middle, third, last] = guestDte(0x4000_1000n, 7n) as [bigint, bigint, bigint, bigint];
-    const errno = (...dte: bigint[]): number => vm.nestedOf(dte).errno;
+    const errno = (...dte: bigint[]): number => vm.port.nestedOf(dte).errno;
     expect(errno(low, middle, third, last)).toBe(0);
     expect(errno(low | (3n << 9n), middle, third, last)).toBe(EINVAL);
     expect(errno(low | (5n << 12n), middle, third, last)).toBe(EINVAL);
@@ -76,7 +74,7 @@ describe('nested domains', () => {
     // Neither V nor GV: no GCR3 table is asked for.
     expect(errno(0n, 0n, 0n, 0n)).toBe(0);
     const bytes = new Uint8Array(32);
-    expect(vm.linuxNested(vm.device, vm.viommuId, { type: 2, bytes }).errno).toBe(EOPNOTSUPP);
+    expect(vm.linuxNested(vm.port.device, vm.port.viommuId, { type: 2, bytes }).errno).toBe(EOPNOTSUPP);
   });
 
   it('of two guests with the same domain id share nothing', () => {
@@ -86,7 +84,7 @@ describe('nested domains', () => {
     expect([a.reads(), b.reads()]).toEqual(['aaa', 'bbb']);
     // One forgets its entry and says so; the other keeps what it has cached.
     for (const each of [a, b]) each.tables.unmap(IOVA);
-    a.vm.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
+    a.vm.port.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
     expect([a.reads(), b.reads()]).toEqual([expect.any(Number), 'bbb']);
   });
 
@@ -99,31 +97,31 @@ describe('nested domains', () => {
     });
     /** The host's id under which the device has a nested HWPT. */
     const hostId = (id: number): number => {
-      expect(vm.attach(vm.device, id)).toBe(0);
-      vm.deviceReads(vm.device, IOVA, 3);
+      expect(vm.attach(vm.port.device, id)).toBe(0);
+      vm.deviceReads(vm.port.device, IOVA, 3);
       return seen.at(-1)!;
     };
     const dte = guestDte(0x4000_1000n, 9n);
-    const [one, two] = [vm.nestedOf(dte).id, vm.nestedOf(dte).id];
-    const other = vm.nestedOf(guestDte(0x4000_1000n, 10n)).id;
+    const [one, two] = [vm.port.nestedOf(dte).id, vm.port.nestedOf(dte).id];
+    const other = vm.port.nestedOf(guestDte(0x4000_1000n, 10n)).id;
     const host = hostId(one);
     expect(hostId(two)).toBe(host);
     expect(hostId(other)).not.toBe(host);
     expect(vm.destroy(one)).toBe(0);
     // The other one still has it, so nobody else gets it.
-    const third = vm.nestedOf(guestDte(0x4000_1000n, 11n)).id;
+    const third = vm.port.nestedOf(guestDte(0x4000_1000n, 11n)).id;
     expect(hostId(third)).not.toBe(host);
     expect(hostId(two)).toBe(host);
-    expect(vm.attach(vm.device, other)).toBe(0);
+    expect(vm.attach(vm.port.device, other)).toBe(0);
     expect(vm.destroy(two)).toBe(0);
-    expect(hostId(vm.nestedOf(guestDte(0x4000_1000n, 12n)).id)).toBe(host);
+    expect(hostId(vm.port.nestedOf(guestDte(0x4000_1000n, 12n)).id)).toBe(host);
   });
 
   it('meet nothing that an earlier guest has left under the same id', () => {
     const kernel = machine();
     const first = translated(kernel, 100, 0, 'old');
     expect(first.reads()).toBe('old');
-    first.vm.giveBack(first.vm.device);
+    first.vm.giveBack(first.vm.port.device);
     first.vm.process.close(first.vm.fd);
     const second = translated(kernel, 101, 0, 'new');
     expect(second.reads()).toBe('new');
@@ -138,16 +136,16 @@ describe('a guest with queues of its own', () => {
     vm.guest.write(other, 'xyz');
     tables.map(IOVA, other);
     expect(reads()).toBe('abc');
-    vm.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
+    vm.port.send(guestCommand.invalidatePage(5n, IOVA), guestCommand.invalidateIotlb(8n));
     expect(reads()).toBe('xyz');
   });
 
   it('has COMPLETION_WAIT store to its memory, and the head move', () => {
     const { vm } = translated(machine(), 100, 0, 'abc');
     const semaphore = vm.guest.page();
-    vm.send(guestCommand.invalidateDte(8n), guestCommand.completionWait(semaphore, 0x1122n));
+    vm.port.send(guestCommand.invalidateDte(8n), guestCommand.completionWait(semaphore, 0x1122n));
     expect(vm.guest.read64(semaphore)).toBe(0x1122n);
-    expect(vm.register(0x2000)).toBe(0x20);
+    expect(vm.port.register(0x2000)).toBe(0x20);
   });
 
   it('invalidates all that is its own with one command, and nothing of a neighbour', () => {
@@ -156,7 +154,7 @@ describe('a guest with queues of its own', () => {
     const b = translated(kernel, 101, 1, 'bbb');
     expect([a.reads(), b.reads()]).toEqual(['aaa', 'bbb']);
     for (const each of [a, b]) each.tables.unmap(IOVA);
-    a.vm.send(guestCommand.invalidateAll(), guestCommand.invalidateIotlb(8n));
+    a.vm.port.send(guestCommand.invalidateAll(), guestCommand.invalidateIotlb(8n));
     expect([a.reads(), b.reads()]).toEqual([expect.any(Number), 'bbb']);
   });
 
@@ -167,10 +165,10 @@ describe('a guest with queues of its own', () => {
     kernel.trace.subscribe((event) => {
       if (event.kind === 'log') logs.push(String(event['text']));
     });
-    vm.send(guestCommand.invalidateDte(9n), guestCommand.invalidateDte(8n));
+    vm.port.send(guestCommand.invalidateDte(9n), guestCommand.invalidateDte(8n));
     // The head stays, CmdBufRun is 0, and the guest reads ILLEGAL_COMMAND_ERROR.
-    expect(vm.register(0x2000)).toBe(0);
-    expect(vm.register(0x2020) & 0x10).toBe(0);
+    expect(vm.port.register(0x2000)).toBe(0);
+    expect(vm.port.register(0x2020) & 0x10).toBe(0);
     expect(vm.guest.read64(events) >> 60n).toBe(5n);
     expect(logs.at(-1)).toContain('UNKNOWN');
   });
@@ -182,31 +180,31 @@ describe('a guest with queues of its own', () => {
     kernel.trace.subscribe((event) => {
       if (event.kind === 'log') logs.push(String(event['text']));
     });
-    expect(vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x')).toBeGreaterThan(0);
-    expect(vm.register(0x2018)).toBe(0x10);
+    expect(vm.deviceWrites(vm.port.device, IOVA + 0x9000n, 'x')).toBeGreaterThan(0);
+    expect(vm.port.register(0x2018)).toBe(0x10);
     // IO_PAGE_FAULT with GN, of PASID 0.
     expect(vm.guest.read64(events) & 0xffffn).toBe(0x42n);
     expect(vm.guest.read64(events) >> 60n).toBe(2n);
     expect(vm.guest.read64(events + 8n)).toBe(IOVA + 0x9000n);
     expect(logs).toEqual([]);
     // EventLogInt, which the guest clears as a driver does: by storing the bit.
-    expect(vm.register(0x2020) & 2).toBe(2);
-    vm.setRegister(0x2020, 3);
-    vm.settle();
-    expect(vm.register(0x2020) & 2).toBe(0);
-    expect(vm.register(0x2020) & 8).toBe(8);
+    expect(vm.port.register(0x2020) & 2).toBe(2);
+    vm.port.setRegister(0x2020, 3);
+    vm.port.settle();
+    expect(vm.port.register(0x2020) & 2).toBe(0);
+    expect(vm.port.register(0x2020) & 8).toBe(8);
   });
 
   it('loses events when its log is full, and goes on when it is made anew', () => {
     const { vm } = translated(machine(['amd-viommu'], false), 100, 0, 'abc');
-    for (let i = 0; i < 300; i++) vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x');
-    expect(vm.register(0x2018)).toBe(0xff0);
+    for (let i = 0; i < 300; i++) vm.deviceWrites(vm.port.device, IOVA + 0x9000n, 'x');
+    expect(vm.port.register(0x2018)).toBe(0xff0);
     // EventOverflow, and EventLogRun is 0.
-    expect(vm.register(0x2020) & 0x9).toBe(1);
-    vm.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
-    expect(vm.register(0x2020) & 0x8).toBe(8);
-    vm.deviceWrites(vm.device, IOVA + 0x9000n, 'x');
-    expect(vm.register(0x2018)).toBe(0x10);
+    expect(vm.port.register(0x2020) & 0x9).toBe(1);
+    vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_EVT);
+    expect(vm.port.register(0x2020) & 0x8).toBe(8);
+    vm.deviceWrites(vm.port.device, IOVA + 0x9000n, 'x');
+    expect(vm.port.register(0x2018)).toBe(0x10);
   });
 
   it('leaves to the host what the host has done: a guest address that is not mapped', () => {
@@ -217,16 +215,16 @@ describe('a guest with queues of its own', () => {
     kernel.trace.subscribe((event) => {
       if (event.kind === 'log') logs.push(String(event['text']));
     });
-    expect(vm.deviceReads(vm.device, IOVA, 3)).toBeGreaterThan(0);
-    expect(vm.register(0x2018)).toBe(0);
+    expect(vm.deviceReads(vm.port.device, IOVA, 3)).toBeGreaterThan(0);
+    expect(vm.port.register(0x2018)).toBe(0);
     expect(logs.at(-1)).toContain('IO_PAGE_FAULT');
   });
 
   it('has lengths and addresses that a ring can have, and no flags without the trial uAPI', () => {
-    const vm = new AmdVm(machine(), 100, 0, 8n);
+    const vm = new AmdVm(machine(), 100, [0], 8n);
     const base = vm.guest.page();
     const errno = (type: number, at: bigint, length: bigint): number =>
-      vm.tryQueue(type, at, length, amd.QUEUE_FLAG.CMDBUF_EN).errno;
+      vm.port.tryQueue(type, at, length, amd.QUEUE_FLAG.CMDBUF_EN).errno;
     expect(errno(1, base, 8n)).toBe(EOPNOTSUPP);
     expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base + 8n, 8n)).toBe(EINVAL);
     expect(errno(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, base, 7n)).toBe(EINVAL);
@@ -235,8 +233,10 @@ describe('a guest with queues of its own', () => {
   });
 
   it('needs data, and has a type of its own', () => {
-    const vm = new AmdVm(machine(), 100, 0, 8n);
-    expect(vm.tryAmdViommu(amd.IOMMU_VIOMMU_TYPE_AMD, false).errno).toBe(EINVAL);
-    expect(vm.tryAmdViommu(IOMMU_VIOMMU_TYPE_ARM_SMMUV3).errno).toBe(EOPNOTSUPP);
+    const vm = new AmdVm(machine(), 100, [0], 8n);
+    const errno = (type: number, withData: boolean): number =>
+      allocViommu(vm, vm.port.device, vm.parentId, type, withData).errno;
+    expect(errno(amd.IOMMU_VIOMMU_TYPE_AMD, false)).toBe(EINVAL);
+    expect(errno(IOMMU_VIOMMU_TYPE_ARM_SMMUV3, true)).toBe(EOPNOTSUPP);
   });
 });

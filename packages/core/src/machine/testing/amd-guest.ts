@@ -74,62 +74,36 @@ export function guestDte(gcr3: bigint, domain: bigint): readonly bigint[] {
   ];
 }
 
-export class AmdVm extends Vm {
-  readonly parentId: number;
-  readonly viommuId: number;
+/** A device of a VM, with the viommu of the IOMMU that it is behind. */
+export class AmdPort {
+  readonly vm: Vm;
   readonly device: Passed;
-  readonly page: DataView;
+  readonly viommuId: number;
+  readonly #file: MappedFile;
   readonly #at: number;
   #commands = 0n;
   #tail = 0;
 
-  /** `virtualId` is how the guest calls vfioN. */
-  constructor(kernel: Kernel, pid: number, index: number, virtualId: bigint) {
-    super(kernel, pid);
-    this.device = this.pass(index);
-    this.parentId = this.parent(this.device);
-    const { errno, id, offset } = this.tryAmdViommu(amd.IOMMU_VIOMMU_TYPE_AMD);
+  /** `virtualId` is how the guest calls the device. */
+  constructor(vm: Vm, device: Passed, parent: number, virtualId: bigint, file: MappedFile) {
+    this.vm = vm;
+    this.device = device;
+    const { errno, id, offset } = allocViommu(vm, device, parent, amd.IOMMU_VIOMMU_TYPE_AMD);
     assert(errno === 0, `a viommu answers ${errno}`);
     this.viommuId = id;
-    this.vdevice(this.viommuId, this.device.id, virtualId);
-    const file = new MappedFile();
-    this.context.backing = file;
-    assert(this.context.mmap(this.task, offset, PAGE, 3) === 0, 'the page is mapped');
+    vm.vdevice(id, device.id, virtualId);
+    assert(vm.context.mmap(vm.task, offset, PAGE, 3) === 0, 'the page is mapped');
+    this.#file = file;
     this.#at = Number(offset);
-    this.page = file.view;
   }
 
-  tryAmdViommu(type: number, withData = true): { errno: number; id: number; offset: bigint } {
-    const { size } = amd.iommu_viommu_amd;
-    this.write(DATA, new Uint8Array(size));
-    const { rc, out } = this.call(abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, {
-      type,
-      dev_id: this.device.id,
-      hwpt_id: this.parentId,
-      ...(withData && { data_len: size, data_uptr: DATA }),
-    });
-    const offset = amd.iommu_viommu_amd.read(this.read(DATA, size)).out_vfmmio_mmap_offset;
-    return { errno: Math.abs(rc), id: out.out_viommu_id, offset };
-  }
-
-  nestedOf(dte: readonly bigint[], device = this.device): { errno: number; id: number } {
+  nestedOf(dte: readonly bigint[]): { errno: number; id: number } {
     const bytes = new Uint8Array(new BigUint64Array(dte).buffer);
-    return this.linuxNested(device, this.viommuId, { type: abi.IOMMU_HWPT_DATA_AMD_GUEST, bytes });
-  }
-
-  /** Gives the device guest tables under the guest's domain id. */
-  translate(domain: bigint, device = this.device): GuestTables {
-    const tables = new GuestTables(this.guest);
-    const gcr3 = this.guest.page();
-    this.guest.write64(gcr3, tables.root | 1n);
-    const { errno, id } = this.nestedOf(guestDte(gcr3, domain), device);
-    assert(errno === 0, `a nested HWPT answers ${errno}`);
-    assert(this.attach(device, id) === 0, 'the nested HWPT is attached');
-    return tables;
+    return this.vm.linuxNested(this.device, this.viommuId, { type: abi.IOMMU_HWPT_DATA_AMD_GUEST, bytes });
   }
 
   tryQueue(type: number, base: bigint, length: bigint, flags: number): { errno: number; id: number } {
-    const { rc, out } = this.call(abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, {
+    const { rc, out } = this.vm.call(abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, {
       flags,
       viommu_id: this.viommuId,
       type,
@@ -141,7 +115,7 @@ export class AmdVm extends Vm {
 
   /** A ring of 256 entries; its guest address. */
   queue(type: number): bigint {
-    const base = this.guest.page();
+    const base = this.vm.guest.page();
     const { errno } = this.tryQueue(type, base, 8n, amd.QUEUE_FLAGS);
     assert(errno === 0, `a queue answers ${errno}`);
     if (type === amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD) this.#commands = base;
@@ -150,18 +124,18 @@ export class AmdVm extends Vm {
 
   /** A register of the guest's page: MMIO 2000h to 2FFFh. */
   register(offset: number): number {
-    return this.page.getUint32(this.#at + (offset & 0xfff), true);
+    return this.#file.view.getUint32(this.#at + (offset & 0xfff), true);
   }
 
   setRegister(offset: number, value: number): void {
-    this.page.setUint32(this.#at + (offset & 0xfff), value, true);
+    this.#file.view.setUint32(this.#at + (offset & 0xfff), value, true);
   }
 
   /** Puts commands into the guest's buffer, and lets time pass. */
   send(...commands: readonly (readonly [bigint, bigint])[]): void {
     for (const [low, high] of commands) {
-      this.guest.write64(this.#commands + BigInt(this.#tail), low);
-      this.guest.write64(this.#commands + BigInt(this.#tail + 8), high);
+      this.vm.guest.write64(this.#commands + BigInt(this.#tail), low);
+      this.vm.guest.write64(this.#commands + BigInt(this.#tail + 8), high);
       this.#tail = (this.#tail + 16) % RING_BYTES;
     }
     this.setRegister(0x2008, this.#tail);
@@ -169,7 +143,59 @@ export class AmdVm extends Vm {
   }
 
   settle(): void {
-    while (this.kernel.doorbells.look());
+    while (this.vm.kernel.doorbells.look());
+  }
+}
+
+/** IOMMU_VIOMMU_ALLOC: the errno, the id, and where the page is mapped. */
+export function allocViommu(
+  vm: Vm,
+  device: Passed,
+  parent: number,
+  type: number,
+  withData = true,
+): { errno: number; id: number; offset: bigint } {
+  const { size } = amd.iommu_viommu_amd;
+  vm.write(DATA, new Uint8Array(size));
+  const { rc, out } = vm.call(abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, {
+    type,
+    dev_id: device.id,
+    hwpt_id: parent,
+    ...(withData && { data_len: size, data_uptr: DATA }),
+  });
+  const offset = amd.iommu_viommu_amd.read(vm.read(DATA, size)).out_vfmmio_mmap_offset;
+  return { errno: Math.abs(rc), id: out.out_viommu_id, offset };
+}
+
+/** A VM whose devices stand behind AMD IOMMUs, with one nest parent for all of them. */
+export class AmdVm extends Vm {
+  readonly parentId: number;
+  readonly ports: readonly AmdPort[];
+
+  /** `indexes` are those of vfioN; the guest calls all of them `virtualId`, each on an IOMMU of its own. */
+  constructor(kernel: Kernel, pid: number, indexes: readonly number[], virtualId: bigint) {
+    super(kernel, pid);
+    const devices = indexes.map((index) => this.pass(index));
+    const parent = this.parent(devices[0]!);
+    this.parentId = parent;
+    const file = new MappedFile();
+    this.context.backing = file;
+    this.ports = devices.map((device) => new AmdPort(this, device, parent, virtualId, file));
+  }
+
+  get port(): AmdPort {
+    return this.ports[0]!;
+  }
+
+  /** Gives the first device guest tables under the guest's domain id. */
+  translate(domain: bigint): GuestTables {
+    const tables = new GuestTables(this.guest);
+    const gcr3 = this.guest.page();
+    this.guest.write64(gcr3, tables.root | 1n);
+    const { errno, id } = this.port.nestedOf(guestDte(gcr3, domain));
+    assert(errno === 0, `a nested HWPT answers ${errno}`);
+    assert(this.attach(this.port.device, id) === 0, 'the nested HWPT is attached');
+    return tables;
   }
 }
 
@@ -185,6 +211,11 @@ export const guestCommand = {
   invalidateIotlb: (device: bigint): [bigint, bigint] => [
     (4n << 60n) | (device << 32n) | device,
     0x7fff_ffff_ffff_f001n,
+  ],
+  /** Everything of a PASID in a domain, with the tables and the PASID's own. */
+  invalidateDomain: (domain: bigint, pasid = 0n): [bigint, bigint] => [
+    (3n << 60n) | (domain << 32n) | pasid,
+    0x7fff_ffff_ffff_f007n,
   ],
   invalidateAll: (): [bigint, bigint] => [8n << 60n, 0n],
 };

@@ -1,13 +1,33 @@
 import { describe, expect, it } from 'vitest';
 import { big } from '../base/u64.ts';
 import { EOPNOTSUPP } from '../abi/errno.ts';
-import { IOMMU_HWPT_ALLOC, IOMMU_HWPT_ALLOC_PASID, iommu_hwpt_alloc } from '../abi/iommufd.ts';
+import {
+  IOMMU_FAULT_QUEUE_ALLOC,
+  IOMMU_HWPT_ALLOC,
+  IOMMU_HWPT_ALLOC_PASID,
+  IOMMU_HWPT_FAULT_ID_VALID,
+  IOMMU_IOAS_MAP,
+  IOMMU_IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_READABLE,
+  IOMMU_IOAS_MAP_WRITEABLE,
+  IOMMU_PGFAULT_PERM_WRITE,
+  IOMMUFD_PAGE_RESP_INVALID,
+  IOMMUFD_PAGE_RESP_SUCCESS,
+  iommu_fault_alloc,
+  iommu_hwpt_alloc,
+  iommu_hwpt_page_response,
+  iommu_hwpt_pgfault,
+  iommu_ioas_map,
+} from '../abi/iommufd.ts';
+import { PRG_RESPONSE_CODE } from '../iommu/dma-port.ts';
 import { VFIO_DEVICE_ATTACH_PASID, VFIO_DEVICE_BIND_IOMMUFD, vfio_device_bind_iommufd } from '../abi/vfio.ts';
 import { ADMIN, CC_EN, CNS, CSTS_CFS, CSTS_RDY, DOORBELLS, REG, SQE } from '../pci/nvme/spec.ts';
 import { COMMAND, ERROR, FLAG, REGISTER, STATUS } from '../pci/dma-engine/registers.ts';
 import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/spec.ts';
 import { regionOffset } from '../vfio/pci/regions.ts';
 import { BUFFER, Program } from '../vfio/testing/program.ts';
+import { simulatedTask } from '../memory/simulated-process.ts';
+import type { Task } from '../memory/process.ts';
 import type { DeviceModelName } from './device-models.ts';
 import { Kernel } from './kernel.ts';
 import { IOMMU_TYPES, loadParts, type IommuType } from './parts.ts';
@@ -18,7 +38,10 @@ const UNMAPPED = 0x10_0000;
 
 /** A program with a device of the model behind the IOMMU, attached to an IOAS that has 16 KiB at IOVA 0. */
 class Session {
+  readonly kernel: Kernel;
   readonly program: Program;
+  /** The thread that reads and answers faults. */
+  readonly task: Task;
   readonly iommufd: number;
   readonly device: number;
   readonly ioas: number;
@@ -29,11 +52,14 @@ class Session {
       iommus: [{ name: 'iommu', type }],
       devices: [{ name: '0000:01:00.0', iommu: 'iommu', pasids: 64, ats: true, model }],
     });
-    return new Session(new Program(new Kernel({ parts })));
+    const kernel = new Kernel({ parts });
+    return new Session(kernel, new Program(kernel));
   }
 
-  private constructor(program: Program) {
+  private constructor(kernel: Kernel, program: Program) {
+    this.kernel = kernel;
     this.program = program;
+    this.task = simulatedTask(program.process);
     this.iommufd = program.open('/dev/iommu');
     this.device = program.open('/dev/vfio/devices/vfio0');
     const bind = { iommufd: this.iommufd };
@@ -46,9 +72,9 @@ class Session {
     program.pwrite(this.device, regionOffset(CONFIG_REGION) + big(PCI_COMMAND), [enable, 0]);
   }
 
-  /** A HWPT of the IOAS that can be attached by a PASID. */
-  hwpt(ioas: number): number {
-    const values = { flags: IOMMU_HWPT_ALLOC_PASID, dev_id: this.devId, pt_id: ioas };
+  /** A HWPT of the IOAS; it can be attached by a PASID where nothing else is said. */
+  hwpt(ioas: number, flags: number = IOMMU_HWPT_ALLOC_PASID, fault_id = 0): number {
+    const values = { flags, fault_id, dev_id: this.devId, pt_id: ioas };
     const { rc, out } = this.program.call(this.iommufd, IOMMU_HWPT_ALLOC, iommu_hwpt_alloc, values);
     expect(rc).toBe(0);
     return out.out_hwpt_id;
@@ -75,6 +101,61 @@ class Session {
     this.program.process.memory.write(BUFFER + big(iova), bytes);
   }
 }
+
+describe('a DMA engine behind VT-d whose page is missing', () => {
+  const records = iommu_hwpt_pgfault;
+
+  /** The copy waits for the page of its destination; the fault that the program reads. */
+  async function waiting(): Promise<{
+    session: Session;
+    queue: number;
+    fault: ReturnType<typeof records.read>;
+  }> {
+    const session = await Session.open('intel-iommu', 'dma-engine');
+    const { program, iommufd, device, ioas } = session;
+    const { out } = program.call(iommufd, IOMMU_FAULT_QUEUE_ALLOC, iommu_fault_alloc, {});
+    expect(program.attach(device, session.hwpt(ioas, IOMMU_HWPT_FAULT_ID_VALID, out.out_fault_id))).toBe(0);
+    session.store(0x1000, new Uint8Array(16).fill(0x77));
+    session.write(REGISTER.SOURCE, 0x1000);
+    session.write(REGISTER.DESTINATION, UNMAPPED);
+    session.write(REGISTER.LENGTH, 16);
+    session.write(REGISTER.FLAGS, FLAG.PAGE_REQUESTS);
+    session.write(REGISTER.COMMAND, COMMAND.COPY);
+    expect(session.read(REGISTER.STATUS)).toBe(STATUS.WAITING);
+    expect(program.file(out.out_fault_fd).read!(session.task, BUFFER, records.size)).toBe(records.size);
+    return { session, queue: out.out_fault_fd, fault: records.read(session.memory(0, records.size)) };
+  }
+
+  function answer({ program, task }: Session, queue: number, cookie: number, code: number): void {
+    const bytes = new Uint8Array(iommu_hwpt_page_response.size);
+    iommu_hwpt_page_response.write(bytes, 0, { cookie, code });
+    program.process.memory.write(BUFFER, bytes);
+    expect(program.file(queue).write!(task, BUFFER, bytes.length)).toBe(bytes.length);
+  }
+
+  it('goes on when the program has mapped it and says so', async () => {
+    const { session, queue, fault } = await waiting();
+    const { program, iommufd, ioas } = session;
+    expect(fault).toMatchObject({ addr: big(UNMAPPED), perm: IOMMU_PGFAULT_PERM_WRITE });
+    const flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
+    const values = { flags, ioas_id: ioas, user_va: BUFFER + 0x3000n, iova: big(UNMAPPED), length: 0x1000n };
+    expect(program.call(iommufd, IOMMU_IOAS_MAP, iommu_ioas_map, values).rc).toBe(0);
+    answer(session, queue, fault.cookie, IOMMUFD_PAGE_RESP_SUCCESS);
+    while (session.kernel.doorbells.look());
+    expect(session.read(REGISTER.STATUS)).toBe(STATUS.DONE);
+    expect(session.memory(0x3000, 16)).toEqual(new Uint8Array(16).fill(0x77));
+  });
+
+  it('gives up when the program refuses', async () => {
+    const { session, queue, fault } = await waiting();
+    answer(session, queue, fault.cookie, IOMMUFD_PAGE_RESP_INVALID);
+    expect([session.read(REGISTER.STATUS), session.read(REGISTER.ERROR)]).toEqual([
+      STATUS.ERROR,
+      ERROR.PAGE_RESPONSE,
+    ]);
+    expect(session.read(REGISTER.RESPONSE)).toBe(PRG_RESPONSE_CODE.INVALID_REQUEST);
+  });
+});
 
 describe.each(IOMMU_TYPES)('a device model behind an %s', (type) => {
   it('copies what is mapped, and reaches nothing else', async () => {

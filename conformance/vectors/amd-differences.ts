@@ -16,6 +16,11 @@ const CODE = { pageFault: 2, pageTableError: 4 } as const;
 /** Bits of the upper half of a record's first word (§2.5.3). */
 const PR = 1 << 20;
 const PE = 1 << 22;
+const RZ = 1 << 23;
+
+/** True where QEMU translated the write, be it to where nothing is: what it denies a device with V and TV it logs. */
+const passed = (qemu: Seen, line: AmdLine): boolean =>
+  qemu.events.length === 0 && (word(line.dte, 0) & 3) === 3;
 
 function word(record: string, index: number): number {
   const bytes = record.slice(index * 8, index * 8 + 8).match(/../g)!;
@@ -30,6 +35,11 @@ function bare(record: string, code: number, flags: number): boolean {
   return (
     word(record, 0) < 0x1_0000 && word(record, 1) === first && word(record, 2) === 0 && word(record, 3) === 0
   );
+}
+
+/** True when an entry of the line's tables is present with Next Level 7: its address says how large the page is. */
+function hasPageSize(line: AmdLine): boolean {
+  return line.mem.some(([, entry]) => (word(entry, 0) & 0xe01) === 0xe01);
 }
 
 interface Difference {
@@ -50,10 +60,36 @@ function complete(qemu: Seen, got: Seen, code: number, flags: number): Seen | nu
 const DIFFERENCES: readonly Difference[] = [
   {
     name: 'directory-permissions-are-ignored',
-    apply(qemu, got) {
+    apply(qemu, got, line) {
       const [record] = got.events;
-      if (!qemu.landed || qemu.events.length > 0 || got.landed || record === undefined) return null;
+      if (!passed(qemu, line) || got.landed || record === undefined || (word(record, 1) & RZ) !== 0)
+        return null;
       if (codeOf(record) !== CODE.pageFault || (word(record, 1) & PE) === 0) return null;
+      return { landed: false, events: got.events };
+    },
+  },
+  {
+    // QEMU has translated, or has gone on to where an entry with reserved bits leads.
+    name: 'reserved-bits-are-ignored',
+    apply(qemu, got, line) {
+      const [record] = got.events;
+      if (got.landed || record === undefined || codeOf(record) !== CODE.pageFault) return null;
+      if ((word(record, 1) & RZ) === 0) return null;
+      const [first] = qemu.events;
+      const failedLater = first !== undefined && codeOf(first) === CODE.pageTableError;
+      return passed(qemu, line) || failedLater ? { landed: false, events: got.events } : null;
+    },
+  },
+  {
+    // The write is translated by a page of 8 KiB or more that stands where a larger table does.
+    name: 'page-size-below-the-level',
+    apply(qemu, got, line) {
+      const [record] = got.events;
+      if (got.landed || record === undefined || codeOf(record) !== CODE.pageFault) return null;
+      const flags = word(record, 1) & (PR | PE | RZ);
+      const [first] = qemu.events;
+      const failedLater = first !== undefined && codeOf(first) === CODE.pageTableError;
+      if (flags !== PR || !(passed(qemu, line) || failedLater) || !hasPageSize(line)) return null;
       return { landed: false, events: got.events };
     },
   },

@@ -23,9 +23,13 @@ interface Line {
   readonly qemu: { readonly landed: boolean; readonly events: readonly string[] };
 }
 
-/** QEMU's virt machine with 1 GiB: a word there is zero until it is written; accesses elsewhere abort. */
+/** QEMU's virt machine with 1 GiB: a word there is zero until it is written. */
 const RAM = 0x4000_0000;
 const RAM_END = 0x8000_0000;
+/** Flash without contents, which reads as zero, and the upper window of PCIe, which reads as ones. Elsewhere is nothing. */
+const FLASH_END = 0x800_0000;
+const PCIE = 0x80_0000_0000;
+const PCIE_END = 0x100_0000_0000;
 /** Where this harness keeps the Stream table and the Event queue: no line can name it, QEMU has no memory there. */
 const HARNESS = 0x7f_0000_0000;
 const STREAM_TABLE = HARNESS;
@@ -40,6 +44,10 @@ class Memory implements PhysicalMemory {
   }
 
   load64(pa: number, out: Uint32Array): boolean {
+    if (pa < FLASH_END || (pa >= PCIE && pa < PCIE_END)) {
+      out.fill(pa < FLASH_END ? 0 : 0xffff_ffff);
+      return true;
+    }
     if (!this.#has(pa)) return false;
     const [lo, hi] = this.words.get(pa) ?? [0, 0];
     out[0] = lo;
@@ -122,5 +130,5 @@ function run(line: Line, config: ReturnType<typeof smmuV3ConfigFromIdr>): Answer
   const count = Number(smmu.readRegister(OFFSET.EVENTQ_PROD, 4) & 31n);
   for (let i = 0; i < count; i++) events.push(memory.hex(EVENT_QUEUE + i * 32, 32));
   const expected = { landed: line.qemu.landed, events: [...line.qemu.events] };
-  return { expected, got: { landed, events }, classes: classify(expected, { landed, events }) };
+  return { expected, got: { landed, events }, classes: classify(expected, { landed, events }, line) };
 }

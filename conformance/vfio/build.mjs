@@ -19,6 +19,8 @@ const DRIVERS = ['nv_falcon/nv_falcon', 'igb/igb'];
 /** Of x86 alone: they use its instructions. */
 const X86_DRIVERS = ['ioat/ioat', 'dsa/dsa'];
 const out = `${cache}/vfio-selftest`;
+/** Where everything is that these tests leave behind. */
+export const outputDirectory = out;
 const selftests = `${source}/tools/testing/selftests`;
 const libuuid = fileURLToPath(new URL('libuuid', import.meta.url));
 

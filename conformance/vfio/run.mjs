@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 // Builds Linux's own VFIO selftests, unmodified, and runs them under viommu, against its devices.
 //
-// run.mjs [--program NAME] [--machine FILE] [--timeout SECONDS] [--verbose] [--json FILE] [--build-only]
+// run.mjs [--program NAME] [--iommu TYPE] [--timeout SECONDS] [--verbose] [--json FILE] [--build-only]
+//
+//   TYPE   the IOMMU that the devices are behind; without it each in turn, side by side, since most of it is waiting
 //
 // A test that is skipped or fails must be one that expected.mjs gives a reason for.
 
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { repository } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
@@ -14,9 +15,8 @@ import { play } from '../selftest/play.mjs';
 import { TapReader } from '../selftest/tap.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
 import { EXPECTED } from './expected.mjs';
+import { DEVICES, IOMMUS, machineFile } from './machine.mjs';
 
-const MACHINE = fileURLToPath(new URL('machine.yaml', import.meta.url));
-const DEVICES = ['0000:0a:00.0', '0000:0b:00.0'];
 const WORDS_MAX = 6;
 
 function usage(message) {
@@ -29,7 +29,7 @@ function parse() {
     const { values } = parseArgs({
       options: {
         program: { type: 'string' },
-        machine: { type: 'string', default: MACHINE },
+        iommu: { type: 'string' },
         timeout: { type: 'string', default: '600' },
         verbose: { type: 'boolean', default: false },
         json: { type: 'string' },
@@ -38,6 +38,8 @@ function parse() {
     });
     if (values.program !== undefined && !PROGRAMS.includes(values.program))
       usage(`--program is one of ${PROGRAMS.join(', ')}`);
+    if (values.iommu !== undefined && !IOMMUS.includes(values.iommu))
+      usage(`--iommu is one of ${IOMMUS.join(', ')}`);
     if (!(Number(values.timeout) > 0)) usage('--timeout takes a number of seconds');
     return { ...values, timeout: Number(values.timeout) };
   } catch (error) {
@@ -82,24 +84,31 @@ function judge(program, reader, trouble) {
   return { counted, lines, reasons };
 }
 
-async function run(program, options) {
+async function run(program, iommu, options) {
   const reader = new TapReader();
   const last = [];
   const viommu = [process.execPath, `${repository}packages/cli/bin/viommu.js`];
-  const args = ['run', '--quiet', '--machine', options.machine, '--', binary(program)];
+  const args = ['run', '--quiet', '--machine', machineFile(iommu), '--', binary(program)];
   const command = [...viommu, ...args, ...DEVICES.slice(0, EXPECTED[program].devices)];
   const started = performance.now();
   const trouble = await play(command, options, reader, last);
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   const { counted, lines, reasons } = judge(program, reader, trouble);
   const { pass, fail, skip } = counted;
-  console.log(
-    `${program}: ${pass} pass, ${fail} fail, ${skip} not run or not passed with reason, ${seconds} s`,
-  );
+  const not = skip === 0 ? '' : `, ${skip} not passed for a reason`;
+  console.log(`${iommu}: ${program}: ${pass} pass, ${fail} fail${not}, ${seconds} s`);
   for (const reason of reasons) console.log(`    ${reason}`);
-  for (const line of lines) console.error(`REGRESSION: ${line}`);
+  for (const line of lines) console.error(`REGRESSION: ${iommu}: ${line}`);
   if (reader.totals === null && reader.skipped === null) for (const line of last) console.log(`    ${line}`);
-  return counted;
+  return { ...counted, failures: counted.failures.map((name) => `${iommu}: ${name}`) };
+}
+
+async function runAll(iommu, options, total) {
+  for (const program of options.program === undefined ? PROGRAMS : [options.program]) {
+    const counted = await run(program, iommu, options);
+    for (const key of ['pass', 'fail', 'skip']) total[key] += counted[key];
+    total.failures.push(...counted.failures);
+  }
 }
 
 const options = parse();
@@ -108,11 +117,8 @@ if (options['build-only']) process.exit(0);
 const giveBack = reserveHugePages();
 const total = { pass: 0, fail: 0, skip: 0, failures: [] };
 try {
-  for (const program of options.program === undefined ? PROGRAMS : [options.program]) {
-    const counted = await run(program, options);
-    for (const key of ['pass', 'fail', 'skip']) total[key] += counted[key];
-    total.failures.push(...counted.failures);
-  }
+  const iommus = options.iommu === undefined ? IOMMUS : [options.iommu];
+  await Promise.all(iommus.map((iommu) => runAll(iommu, options, total)));
 } finally {
   giveBack();
 }

@@ -106,5 +106,7 @@ describe('a listing', () => {
 
 test('nothing of the tree is left when the program has ended', () => {
   shell('ls /sys/bus/pci/devices');
-  expect(readdirSync('/dev/shm').filter((name) => name.startsWith('viommu-tree-'))).toEqual([]);
+  // Other supervisors may run beside this test; what is left behind belongs to nobody.
+  const owners = readdirSync('/dev/shm').flatMap((name) => /^viommu-sysfs-\d+-(\d+)-/.exec(name)?.[1] ?? []);
+  expect(owners.filter((pid) => !existsSync(`/proc/${pid}`))).toEqual([]);
 });

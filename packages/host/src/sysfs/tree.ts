@@ -17,7 +17,7 @@ import type { SysfsFile, SysfsNode } from './nodes.ts';
 // The nodes as real directories, files and links on tmpfs: so the kernel itself lists them, and follows links and
 // relative paths among them.
 
-const NAME = 'viommu-tree-';
+const NAME = 'viommu-sysfs-';
 /** What paths into a tree look like: those that start from a descriptor of one of its directories. */
 export const TREE_PATTERN = `*/${NAME}*`;
 /** Numbers of processes mean something within a PID namespace alone. */

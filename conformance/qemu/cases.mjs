@@ -40,6 +40,7 @@ export function byDescriptor(names = ALL) {
 }
 
 export const NESTED = ['-device', 'intel-iommu,scalable-mode=on,fsts=on,caching-mode=on'];
+const PASIDS = ['-device', `${NESTED[1]},pasid-bits=16,svm=on,device-iotlb=on`];
 const SHADOW = ['-device', 'intel-iommu,caching-mode=on'];
 const MEMFD = [
   '-object',
@@ -65,6 +66,11 @@ const ok = '.* = 0( |$)';
 const IOAS_MAP = { name: 'IOMMU_IOAS_MAP', pattern: new RegExp(`IOMMU_IOAS_MAP ${ok}`) };
 const IOAS_MAP_FILE = { name: 'IOMMU_IOAS_MAP_FILE', pattern: new RegExp(`IOMMU_IOAS_MAP_FILE ${ok}`) };
 const VTD_S1 = { name: 'HWPT of VTD_S1', pattern: new RegExp(`IOMMU_HWPT_ALLOC .*data_type=1 ${ok}`) };
+/** Its flags: IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_DIRTY_TRACKING and IOMMU_HWPT_ALLOC_PASID. */
+const PASID_PARENT = {
+  name: 'nest parent for PASIDs',
+  pattern: new RegExp(`IOMMU_HWPT_ALLOC flags=11 ${ok}`),
+};
 const INVALIDATE = { name: 'IOMMU_HWPT_INVALIDATE', pattern: new RegExp(`IOMMU_HWPT_INVALIDATE ${ok}`) };
 const SMMU_S1 = { name: 'HWPT of ARM_SMMUV3', pattern: new RegExp(`IOMMU_HWPT_ALLOC .*data_type=2 ${ok}`) };
 const VIOMMU = { name: 'IOMMU_VIOMMU_ALLOC', pattern: new RegExp(`IOMMU_VIOMMU_ALLOC ${ok}`) };
@@ -112,6 +118,20 @@ export const CASES = [
     append: 'intel_iommu=on,sm_on',
     said: saidOf('DMA-FQ'),
     trace: [
+      { ...VTD_S1, min: 2 },
+      { ...INVALIDATE, ...some },
+    ],
+  },
+  {
+    name: 'x86-pasid',
+    title: 'the same, where the guest has PASIDs and ATS (pasid-bits=16,svm=on,device-iotlb=on)',
+    guest: 'x86',
+    machine: machineFile('intel-ats'),
+    ...adding(PASIDS, byPath()),
+    append: 'intel_iommu=on,sm_on',
+    said: saidOf('DMA-FQ'),
+    trace: [
+      { ...PASID_PARENT, ...some },
       { ...VTD_S1, min: 2 },
       { ...INVALIDATE, ...some },
     ],

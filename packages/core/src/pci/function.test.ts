@@ -1,6 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { PRG_RESPONSE_CODE } from '../iommu/dma-port.ts';
 import { registers32 } from './bar.ts';
+import { eventText } from '../trace/text.ts';
+import { Trace } from '../trace/trace.ts';
 import { BareDevice } from './bare-device.ts';
 import { pciDisableAts, pciEnableAts, pciEnablePasid, pciMaxPasids, pciResetFunction } from './bus-driver.ts';
 import { DmaEngine } from './dma-engine/dma-engine.ts';
@@ -346,6 +348,30 @@ describe('address translation of a function', () => {
     expect(pci.dma.requestPage(page)).toBe(true);
     pci.writeConfig(at + PCI_PRI_STATUS, 2, PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI);
     expect(pci.readConfig(at + PCI_PRI_STATUS, 2) & 3).toBe(0);
+  });
+});
+
+describe('the trace', () => {
+  test('tells accesses, DMA, interrupts and what the device says of itself', () => {
+    const trace = new Trace();
+    const pci = new PciFunction('0000:0a:00.0', new DmaEngine(), trace);
+    const lines: string[] = [];
+    trace.subscribe((event) => lines.push(eventText(event)));
+    pci.writeConfig(PCI_COMMAND, 2, PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY);
+    pci.dma.connect(new FlatPort(0x100));
+    pci.msix!.program(0, { address: 0xfee0_0000n, data: 5 });
+    pci.writeConfig(pci.config.capability(PCI_CAP_ID_MSIX) + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
+    pci.writeBar(0, REGISTER.LENGTH, 4, 4n);
+    pci.writeBar(0, REGISTER.SIGNAL, 4, 0n);
+    pci.writeBar(0, REGISTER.DESTINATION, 4, 0x100n);
+    pci.writeBar(0, REGISTER.COMMAND, 4, 2n);
+    const name = 'device=0000:0a:00.0';
+    expect(lines[0]).toBe(`pci ${name} space=config write=true offset=4 size=2 value=6`);
+    expect(lines).toContain(`interrupt ${name} vector=0 address=0xfee00000 data=5`);
+    expect(lines).toContain(
+      `dma ${name} write=true address=0x100 pasid=null length=4 done=0 reason=beyond the memory`,
+    );
+    expect(lines.at(-1)).toBe(`dma-engine ${name} command=FILL done=0 error=WRITE`);
   });
 });
 

@@ -277,6 +277,16 @@ export class PciFunction implements Doorbell {
     this.user?.error?.();
   }
 
+  /** Somebody follows the trace: {@link emit} is worth its event. */
+  get traced(): boolean {
+    return this.#trace?.active === true;
+  }
+
+  /** Tells the trace what the device does, in its own words. */
+  emit(kind: string, fields: Readonly<Record<string, unknown>>): void {
+    if (this.traced) this.#trace!.emit({ kind, device: this.name, ...fields });
+  }
+
   /** Work waits that {@link DeviceModel.poll} would do. */
   wake(): void {
     this.#waiting = true;

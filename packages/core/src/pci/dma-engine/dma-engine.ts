@@ -1,3 +1,4 @@
+import { nameOf } from '../../base/bit-fields.ts';
 import { big, hi32, lo32, u64 } from '../../base/u64.ts';
 import { PRG_RESPONSE_CODE, type DmaAddress, type PageResponseMessage } from '../../iommu/dma-port.ts';
 import { registers32 } from '../bar.ts';
@@ -126,7 +127,13 @@ export class DmaEngine implements DeviceModel {
     this.#group = null;
     this.#set(REGISTER.ERROR, error);
     this.#set(REGISTER.STATUS, error === ERROR.NONE ? STATUS.DONE : STATUS.ERROR);
+    if (this.#pci.traced) this.#trace(error);
     if (this.#flag(FLAG.INTERRUPT)) this.#pci.signal(this.#get(REGISTER.VECTOR));
+  }
+
+  #trace(error: number): void {
+    const command = nameOf(COMMAND, this.#get(REGISTER.COMMAND));
+    this.#pci.emit('dma-engine', { command, done: this.#get(REGISTER.DONE), error: nameOf(ERROR, error) });
   }
 
   #run(): void {

@@ -116,6 +116,7 @@ export class Igb implements DeviceModel {
     this.#mask &= ~disabled;
     this.#control();
     const result = this.#rings.run(tails, this.#loops, PACKETS_A_POLL);
+    if (result.received > 0 || result.hung) this.#pci.emit('igb', { ...result });
     if (result.received > 0) this.#receiveInterrupt();
     this.#polling = false;
     return result.more;

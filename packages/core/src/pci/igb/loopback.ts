@@ -31,7 +31,11 @@ export interface LoopbackResult {
   readonly received: number;
   /** More descriptors wait. */
   readonly more: boolean;
+  /** A request was refused in this run: nothing goes on until a reset. */
+  readonly hung: boolean;
 }
+
+const NOTHING: LoopbackResult = { received: 0, more: false, hung: false };
 
 export class LoopbackRings {
   readonly #memory: BarMemory;
@@ -60,15 +64,14 @@ export class LoopbackRings {
   /** Sends up to `budget` descriptors. Where packets do not loop they go nowhere. */
   run(tails: Tails, loops: boolean, budget: number): LoopbackResult {
     const control = this.#memory.get32(REG.TCTL);
-    if (this.#hung || (control & TCTL_EN) === 0 || !this.#enabled(REG.TXDCTL))
-      return { received: 0, more: false };
+    if (this.#hung || (control & TCTL_EN) === 0 || !this.#enabled(REG.TXDCTL)) return NOTHING;
     this.#padded = (control & TCTL_PSP) !== 0;
     const ring = readRing(this.#memory, REG.TDBAL);
     const burst = loops ? this.#receiver(tails.receive) : null;
     let head = this.#memory.get32(REG.TDH);
     const waits = (): boolean =>
       !this.#hung && head < ring.count && tails.transmit < ring.count && head !== tails.transmit;
-    if (!waits()) return { received: 0, more: false };
+    if (!waits()) return NOTHING;
     let received = 0;
     for (let left = budget; left > 0 && waits();) {
       const end = head < tails.transmit ? tails.transmit : ring.count;
@@ -83,7 +86,7 @@ export class LoopbackRings {
     if (burst !== null && !burst.flush()) this.#hung = true;
     if (burst !== null) this.#memory.set32(REG.RDH, burst.head);
     this.#memory.set32(REG.TDH, head);
-    return { received, more: waits() };
+    return { received, more: waits(), hung: this.#hung };
   }
 
   #enabled(control: number): boolean {

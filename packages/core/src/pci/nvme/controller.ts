@@ -1,3 +1,4 @@
+import { nameOf } from '../../base/bit-fields.ts';
 import { big, u64 } from '../../base/u64.ts';
 import { BarMemory } from '../bar-memory.ts';
 import type { BarHandler } from '../bar.ts';
@@ -23,6 +24,7 @@ import {
   EVENT_INVALID_DOORBELL,
   EVENT_INVALID_DOORBELL_VALUE,
   FUSE_MASK,
+  IO,
   NVME_CLASS_CODE,
   NVME_DEVICE,
   NVME_VENDOR,
@@ -155,6 +157,7 @@ export class NvmeController implements DeviceModel {
 
   /** §3.1.6 CFS: nothing more happens until the host resets the controller. */
   #fail(): void {
+    this.#pci.emit('nvme', { fatal: true });
     this.#set(REG.CSTS, this.#get(REG.CSTS) | CSTS_CFS);
     this.#memory.set32(REG.CSTS, this.#get(REG.CSTS));
   }
@@ -324,6 +327,7 @@ export class NvmeController implements DeviceModel {
       return;
     }
     const outcome = this.#execute(queue, command);
+    if (this.#pci.traced) this.#trace(queue, command, outcome);
     if (outcome === null) return;
     if (outcome.status !== SC.SUCCESS) {
       const { cid, nsid } = command;
@@ -331,6 +335,12 @@ export class NvmeController implements DeviceModel {
       this.#admin.logs.addError({ queue: queue.id, cid, status: outcome.status, block, nsid });
     }
     this.#complete(queue, command.cid, outcome);
+  }
+
+  #trace(queue: SubmissionQueue, { cid, nsid, opcode }: Command, outcome: Outcome | null): void {
+    const name = nameOf(queue.id === 0 ? ADMIN : IO, opcode);
+    const status = outcome === null ? 'later' : nameOf(SC, outcome.status & ~SC_DNR);
+    this.#pci.emit('nvme', { queue: queue.id, command: name, cid, nsid, status });
   }
 
   /** Null: the command completes later. */

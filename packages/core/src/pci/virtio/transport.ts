@@ -5,7 +5,7 @@ import type { Bar, BarAccessSize, BarHandler } from '../bar.ts';
 import type { ConfigSpace } from '../config-space.ts';
 import type { FunctionDma } from '../dma.ts';
 import type { DeviceModel, FunctionDescription, PciFunction, TranslationFeatures } from '../function.ts';
-import { QueueBroken, SplitQueue } from './split-queue.ts';
+import { type QueueBroken, SplitQueue } from './split-queue.ts';
 import {
   CAP,
   COMMON,
@@ -185,8 +185,9 @@ export class VirtioPci implements DeviceModel {
   }
 
   /** The driver broke a rule: §2.1.2 DEVICE_NEEDS_RESET. */
-  broken(_why: QueueBroken): void {
+  broken({ reason }: QueueBroken): void {
     if ((this.#status & STATUS.NEEDS_RESET) !== 0) return;
+    this.#pci.emit('virtio', { broken: reason });
     this.#status |= STATUS.NEEDS_RESET;
     if ((this.#status & STATUS.DRIVER_OK) !== 0) this.#configChanged();
   }

@@ -1,9 +1,11 @@
 import { fail, failed, Failure, type Result } from '../base/result.ts';
 import type { Struct } from '../base/struct.ts';
 import { EFAULT, errnoName } from '../abi/errno.ts';
+import type { Doorbells } from '../memory/doorbells.ts';
 import type { OpenFile } from '../memory/file.ts';
 import type { Task } from '../memory/process.ts';
 import { SimulatedProcess, simulatedTask } from '../memory/simulated-process.ts';
+import { MappedFile } from './mapped-file.ts';
 
 // A program beside the kernel side: what a VMM is to Linux. It has memory, descriptors and requests, and no other way
 // to the machine.
@@ -11,7 +13,18 @@ import { SimulatedProcess, simulatedTask } from '../memory/simulated-process.ts'
 /** What opens device files: Kernel of machine/kernel.ts. */
 export interface Machine {
   open(path: string, task: Task): Result<OpenFile>;
+  /** Hardware that programs reach by stores into pages that they have mapped. */
+  readonly doorbells?: Pick<Doorbells, 'look'>;
 }
+
+/** A mapped page of a device, as words of 32 bits at byte offsets. */
+export interface MappedWords {
+  load(at: number): number;
+  store(at: number, value: number): void;
+}
+
+const PROT_READ = 1;
+const PROT_WRITE = 2;
 
 // oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
 type AnyStruct = Struct<any>;
@@ -111,6 +124,24 @@ export class Program {
   writeAt(fd: number, bytes: Uint8Array, offset: bigint): Result<void> {
     const done = this.#file(fd)?.pwrite?.(this.task, this.place(bytes), bytes.length, offset) ?? -EFAULT;
     if (done < 0) return fail(-done, `pwrite: ${errnoName(-done)}`);
+  }
+
+  /** mmap(2) of `length` bytes at `offset` of a device file, shared: loads and stores of words there. */
+  mmap(fd: number, offset: bigint, length: bigint): Result<MappedWords> {
+    const file = this.#file(fd);
+    const backing = file?.backing instanceof MappedFile ? file.backing : new MappedFile();
+    if (file !== null) file.backing = backing;
+    backing.growTo(offset + length);
+    const rc = file?.mmap?.(this.task, offset, length, PROT_READ | PROT_WRITE) ?? -EFAULT;
+    if (rc < 0) return fail(-rc, `mmap: ${errnoName(-rc)}`);
+    return {
+      load: (at) => backing.load32(offset + BigInt(at)),
+      store: (at, value) => {
+        backing.store32(offset + BigInt(at), value);
+        // Time passes, and the hardware looks.
+        while (this.#machine.doorbells?.look() === true);
+      },
+    };
   }
 
   /** poll(2) with POLLIN. */

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { IommuType } from '../machine/parts.ts';
+import { VirtualAmdIommu } from './amd/virtual-iommu.ts';
 import type { AssignedDevice } from './assigned-device.ts';
+import { AmdGuest } from './guests/amd.ts';
 import { DmaEngineGuest } from './guests/dma-engine.ts';
 import { GuestPages } from './guests/guest-pages.ts';
 import { VtdGuest } from './guests/intel.ts';
@@ -63,6 +65,22 @@ const VENDORS: readonly VendorCase[] = [
         attach: () => driver.attach(DEVICE, tables, SPACE),
         detach: () => driver.detach(DEVICE, SPACE),
         invalidate: (iova) => driver.invalidate(SPACE, iova),
+      };
+    },
+  },
+  {
+    type: 'amd-iommu',
+    boot(vm, device) {
+      const iommu = ok(VirtualAmdIommu.create(vm, device));
+      ok(iommu.addDevice(device, DEVICE));
+      const driver = new AmdGuest(new GuestPages(vm.memory, BASE), iommu);
+      const space = driver.addressSpace();
+      return {
+        pages: driver.pages,
+        map: (iova, page) => space.tables.map(iova, page),
+        attach: () => driver.attach(DEVICE, space, SPACE),
+        detach: () => driver.detach(DEVICE),
+        invalidate: (iova) => driver.invalidate(DEVICE, SPACE, iova),
       };
     },
   },

@@ -68,6 +68,31 @@ export class VirtualMachine {
     return failed(made) ? made : made.out_viommu_id;
   }
 
+  /** A viommu that the kernel tells more of: what came back in its data. */
+  viommuWithData(
+    device: AssignedDevice,
+    type: number,
+    parent: number,
+    bytes: number,
+  ): Result<{ readonly id: number; readonly data: Uint8Array }> {
+    const at = this.program.place(new Uint8Array(bytes));
+    const values = { type, dev_id: device.id, hwpt_id: parent, data_len: bytes, data_uptr: at };
+    const made = this.program.request(this.iommufd, abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, values);
+    return failed(made) ? made : { id: made.out_viommu_id, data: this.program.placed(bytes) };
+  }
+
+  /** A queue of the guest's that hardware serves. */
+  hwQueue(viommu: number, type: number, base: bigint, length: bigint, flags: number): Result<number> {
+    const made = this.program.request(this.iommufd, abi.IOMMU_HW_QUEUE_ALLOC, abi.iommu_hw_queue_alloc, {
+      flags,
+      viommu_id: viommu,
+      type,
+      nesting_parent_iova: base,
+      length,
+    });
+    return failed(made) ? made : made.out_hw_queue_id;
+  }
+
   vdevice(viommu: number, device: AssignedDevice, virtualId: bigint): Result<number> {
     const values = { viommu_id: viommu, dev_id: device.id, virt_id: virtualId };
     const made = this.program.request(this.iommufd, abi.IOMMU_VDEVICE_ALLOC, abi.iommu_vdevice_alloc, values);

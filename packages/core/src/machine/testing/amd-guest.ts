@@ -3,7 +3,7 @@ import * as amd from '../../abi/amd-viommu.ts';
 import * as abi from '../../abi/iommufd.ts';
 import type { GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
 import { BUFFER } from '../../iommufd/testing/program.ts';
-import type { FileBacking } from '../../memory/file.ts';
+import { MappedFile } from '../../vmm/mapped-file.ts';
 import type { Kernel } from '../kernel.ts';
 import { Vm, type Passed } from './vm.ts';
 
@@ -12,26 +12,6 @@ import { Vm, type Passed } from './vm.ts';
 const DATA = BUFFER + 0x8000n;
 const PAGE = 0x1000n;
 const RING_BYTES = 0x1000;
-
-/** What a host keeps of a file that programs map. */
-class MappedFile implements FileBacking {
-  readonly #bytes = new Uint8Array(0x10000);
-  readonly view = new DataView(this.#bytes.buffer);
-
-  read(offset: bigint, into: Uint8Array): boolean {
-    into.set(this.#bytes.subarray(Number(offset), Number(offset) + into.length));
-    return true;
-  }
-
-  write(offset: bigint, from: Uint8Array): boolean {
-    this.#bytes.set(from, Number(offset));
-    return true;
-  }
-
-  mapped(): boolean {
-    return false;
-  }
-}
 
 /** Four levels of x86's tables in guest memory: P, R/W, U/S, A and D everywhere. */
 export class GuestTables {
@@ -80,7 +60,7 @@ export class AmdPort {
   readonly device: Passed;
   readonly viommuId: number;
   readonly #file: MappedFile;
-  readonly #at: number;
+  readonly #at: bigint;
   #commands = 0n;
   #tail = 0;
 
@@ -94,7 +74,7 @@ export class AmdPort {
     vm.vdevice(id, device.id, virtualId);
     assert(vm.context.mmap(vm.task, offset, PAGE, 3) === 0, 'the page is mapped');
     this.#file = file;
-    this.#at = Number(offset);
+    this.#at = offset;
   }
 
   nestedOf(dte: readonly bigint[]): { errno: number; id: number } {
@@ -124,11 +104,11 @@ export class AmdPort {
 
   /** A register of the guest's page: MMIO 2000h to 2FFFh. */
   register(offset: number): number {
-    return this.#file.view.getUint32(this.#at + (offset & 0xfff), true);
+    return this.#file.load32(this.#at + BigInt(offset & 0xfff));
   }
 
   setRegister(offset: number, value: number): void {
-    this.#file.view.setUint32(this.#at + (offset & 0xfff), value, true);
+    this.#file.store32(this.#at + BigInt(offset & 0xfff), value);
   }
 
   /** Puts commands into the guest's buffer, and lets time pass. */

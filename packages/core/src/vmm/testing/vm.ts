@@ -27,7 +27,8 @@ export async function machine(
       ats,
     })),
   });
-  return new Kernel({ parts: await loadParts(description) });
+  const parts = await loadParts(description);
+  return new Kernel({ parts, uapis: type === 'amd-iommu' ? ['amd-viommu'] : [] });
 }
 
 /** Three characters that a device finds at an address; 'fault' where the IOMMU refuses. */

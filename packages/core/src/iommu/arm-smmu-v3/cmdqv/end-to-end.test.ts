@@ -6,7 +6,7 @@ import { attachDevice, detachDevice, replaceDevice } from '../../../iommufd/atta
 import type { IommufdContext } from '../../../iommufd/context.ts';
 import { bindDevice, unbindDevice } from '../../../iommufd/device.ts';
 import { Kernel } from '../../../machine/kernel.ts';
-import type { FileBacking } from '../../../memory/file.ts';
+import { MappedFile } from '../../../vmm/mapped-file.ts';
 import { CERROR } from '../spec/registers.ts';
 import { IPA, MIB, TestMachine, VA, type Bound } from '../test-machine.ts';
 import {
@@ -34,26 +34,6 @@ class Rig {
   /** The hardware has had time to look at the pages that programs have. */
   settle(): void {
     while (this.machine.kernel.doorbells.look());
-  }
-}
-
-/** What a host keeps of a file that programs map. */
-class MappedFile implements FileBacking {
-  readonly #bytes = new Uint8Array(0x100000);
-  readonly view = new DataView(this.#bytes.buffer);
-
-  read(offset: bigint, into: Uint8Array): boolean {
-    into.set(this.#bytes.subarray(Number(offset), Number(offset) + into.length));
-    return true;
-  }
-
-  write(offset: bigint, from: Uint8Array): boolean {
-    this.#bytes.set(from, Number(offset));
-    return true;
-  }
-
-  mapped(): boolean {
-    return false;
   }
 }
 
@@ -107,10 +87,10 @@ class Vm {
     const context = this.program.file as IommufdContext;
     context.backing = file;
     expect(context.mmap(this.program.task, this.mmapOffset, BigInt(PAGE_BYTES), 3)).toBe(0);
-    const at = (offset: number): number => Number(this.mmapOffset) + offset;
+    const at = (offset: number): bigint => this.mmapOffset + BigInt(offset);
     return {
-      load: (offset) => file.view.getUint32(at(offset), true),
-      store: (offset, value) => file.view.setUint32(at(offset), value, true),
+      load: (offset) => file.load32(at(offset)),
+      store: (offset, value) => file.store32(at(offset), value),
     };
   }
 }

@@ -11,6 +11,8 @@ import {
 import { VIOMMU_DEVICE_DMA_WRITE } from '../abi/viommu.ts';
 import { findProfile } from '../iommufd/profile.ts';
 import { Kernel } from '../machine/kernel.ts';
+import type { TraceEvent } from '../trace/trace.ts';
+import { regionOffset } from './pci/regions.ts';
 import { ARGUMENT, BUFFER, LENGTH, PARTS, Program } from './testing/program.ts';
 
 const DEVICE = '/dev/vfio/devices/vfio0';
@@ -143,4 +145,22 @@ describe('attaching and DMA', () => {
       expect(kernel.physical.frames.pinned).toBe(0);
     }
   });
+});
+
+it('tells the trace which request was answered how, and which region was accessed where', () => {
+  const kernel = new Kernel({ parts: PARTS });
+  const program = new Program(kernel);
+  const [device, iommufd] = [program.open(DEVICE), program.open('/dev/iommu')];
+  const events: TraceEvent[] = [];
+  kernel.trace.subscribe((event) => events.push(event));
+  program.bind(device, device);
+  program.bind(device, iommufd);
+  program.pread(device, regionOffset(7) + 2n, 2);
+  const told = events.filter(({ kind }) => kind === 'vfio' || kind === 'vfio-region');
+  const request = 'VFIO_DEVICE_BIND_IOMMUFD';
+  expect(told).toMatchObject([
+    { kind: 'vfio', pid: 100, device: '0000:0a:00.0', request, errno: EBADFD },
+    { kind: 'vfio', request, result: 0 },
+    { kind: 'vfio-region', way: 'read', region: 7, at: 2, count: 2, result: 2 },
+  ]);
 });

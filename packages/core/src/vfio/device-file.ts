@@ -27,6 +27,7 @@ import type { AddressSpace, Task } from '../memory/process.ts';
 import type { VfioDeviceState } from './device.ts';
 import { getHotResetInfo, hotReset } from './pci/hot-reset.ts';
 import { regionAt } from './pci/regions.ts';
+import { vfioRequestName } from './request-names.ts';
 import { readPart, readWord, writeWord } from './user-struct.ts';
 
 // struct vfio_device_file: one open of a device. drivers/vfio/device_cdev.c and vfio_main.c.
@@ -61,7 +62,13 @@ export class VfioDeviceFile implements OpenFile {
     const { trace } = kernel;
     if (trace.active) {
       const outcome = failed(answer) ? { errno: answer.errno, reason: answer.reason } : { result: 0 };
-      trace.emit({ kind: 'vfio', pid: task.process.pid, device: name, cmd, ...outcome });
+      trace.emit({
+        kind: 'vfio',
+        pid: task.process.pid,
+        device: name,
+        request: vfioRequestName(cmd),
+        ...outcome,
+      });
     }
     return failed(answer) ? -answer.errno : 0;
   }

@@ -16,6 +16,7 @@ import type { OpenFile } from '../memory/file.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
 import { VfioDeviceFile } from './device-file.ts';
 import type { VfioDeviceState, VfioGroup } from './device.ts';
+import { vfioRequestName } from './request-names.ts';
 import { readPart, readWord } from './user-struct.ts';
 
 // drivers/vfio/group.c: /dev/vfio/N, the way to a device for programs that know no device files. Its container is an
@@ -51,7 +52,13 @@ export class VfioGroupFile implements OpenFile {
     const { trace } = this.#kernel;
     if (trace.active) {
       const outcome = failed(answer) ? { errno: answer.errno, reason: answer.reason } : { result: answer };
-      trace.emit({ kind: 'vfio', pid: task.process.pid, device: `group ${this.group.id}`, cmd, ...outcome });
+      trace.emit({
+        kind: 'vfio',
+        pid: task.process.pid,
+        device: `group ${this.group.id}`,
+        request: vfioRequestName(cmd),
+        ...outcome,
+      });
     }
     return failed(answer) ? -answer.errno : answer;
   }

@@ -1,0 +1,31 @@
+import * as vfio from '../abi/vfio.ts';
+import { VIOMMU_DEVICE_DMA } from '../abi/viommu.ts';
+
+// VFIO's requests by number, as traces name them.
+
+const NAMES = {
+  VFIO_GROUP_GET_STATUS: vfio.VFIO_GROUP_GET_STATUS,
+  VFIO_GROUP_SET_CONTAINER: vfio.VFIO_GROUP_SET_CONTAINER,
+  VFIO_GROUP_UNSET_CONTAINER: vfio.VFIO_GROUP_UNSET_CONTAINER,
+  VFIO_GROUP_GET_DEVICE_FD: vfio.VFIO_GROUP_GET_DEVICE_FD,
+  VFIO_DEVICE_GET_INFO: vfio.VFIO_DEVICE_GET_INFO,
+  VFIO_DEVICE_GET_REGION_INFO: vfio.VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_GET_IRQ_INFO: vfio.VFIO_DEVICE_GET_IRQ_INFO,
+  VFIO_DEVICE_SET_IRQS: vfio.VFIO_DEVICE_SET_IRQS,
+  VFIO_DEVICE_RESET: vfio.VFIO_DEVICE_RESET,
+  VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+  VFIO_DEVICE_PCI_HOT_RESET: vfio.VFIO_DEVICE_PCI_HOT_RESET,
+  VFIO_DEVICE_IOEVENTFD: vfio.VFIO_DEVICE_IOEVENTFD,
+  VFIO_DEVICE_FEATURE: vfio.VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_BIND_IOMMUFD: vfio.VFIO_DEVICE_BIND_IOMMUFD,
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT: vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_DETACH_IOMMUFD_PT: vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  VIOMMU_DEVICE_DMA,
+} as const;
+
+const BY_NUMBER = new Map<number, string>(Object.entries(NAMES).map(([name, number]) => [number, name]));
+
+/** The request's name, or its number where it has none. */
+export function vfioRequestName(cmd: number): string {
+  return BY_NUMBER.get(cmd) ?? `0x${cmd.toString(16)}`;
+}

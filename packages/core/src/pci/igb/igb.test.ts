@@ -239,6 +239,34 @@ describe('igb-loopback, as the selftest of VFIO drives it', () => {
     expect([driver.view.getUint32(RX + 24, true), driver.slot.messages]).toEqual([3, []]);
   });
 
+  test('stays silent for a program that clears and enables as soon as it sees the last descriptor', () => {
+    const driver = new Driver();
+    const bar = driver.slot.pci.bars[0]!;
+    const pages = new ByteStorage(bar.size);
+    bar.memory!.share(pages, 0n);
+    const access = driver.port.access.bind(driver.port);
+    const seen: number[] = [];
+    driver.port.access = (request, data) => {
+      const result = access(request, data);
+      // The write-back of the descriptor: the program runs before the device does anything else.
+      if (request.write && request.address === BigInt(RX)) {
+        seen.push(pages.view.getUint32(REG.EICR, true));
+        pages.view.setUint32(REG.EICR, 0xffff_ffff, true);
+        pages.view.setUint32(REG.EIMS, 1, true);
+      }
+      return result;
+    };
+    driver.descriptor(64);
+    pages.view.setUint32(REG.EIMC, 1, true);
+    pages.view.setUint32(REG.RDT, 1, true);
+    pages.view.setUint32(REG.TDT, 1, true);
+    for (let i = 0; i < 4; i++) driver.slot.settle();
+    expect([seen, driver.slot.messages]).toEqual([[1], []]);
+    pages.view.setUint32(REG.EICS, 1, true);
+    driver.slot.settle();
+    expect(driver.slot.messages).toEqual([0]);
+  });
+
   test('a Function Level Reset puts its registers back', () => {
     const driver = new Driver();
     const { pci } = driver.slot;

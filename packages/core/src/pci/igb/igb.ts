@@ -48,6 +48,8 @@ const NO_HANDLER: BarHandler = { read: () => 0n, write: () => {} };
  * - Registers that set or clear something (EICS, EIMS, EIMC, IMC) read as 0 once they took effect.
  * - A program writes EIMC, RDT, TDT, then waits, then EICR, EIMS, EICS. The device reads them in the opposite order, so
  *   that it never takes a later store for an earlier one.
+ * - A program that sees a descriptor written back clears EICR at once. So the cause shows there before the descriptor does;
+ *   shown later, it would undo what the program cleared.
  */
 export class Igb implements DeviceModel {
   readonly description: FunctionDescription;
@@ -84,7 +86,7 @@ export class Igb implements DeviceModel {
 
   connect(pci: PciFunction): void {
     this.#pci = pci;
-    this.#rings = new LoopbackRings(this.#memory, pci.dma);
+    this.#rings = new LoopbackRings(this.#memory, pci.dma, () => this.#note(this.#receiveCause));
   }
 
   reset(): void {
@@ -112,12 +114,13 @@ export class Igb implements DeviceModel {
     // A program that disables has enabled before, perhaps after EIMS was read above.
     this.#mask |= enabled | (disabled === 0 ? 0 : this.#take(REG.EIMS));
     if (acknowledged) this.#causes = 0;
-    this.#raise(set, enabled);
+    this.#note(set);
+    this.#deliver(set | enabled);
     this.#mask &= ~disabled;
     this.#control();
     const result = this.#rings.run(tails, this.#loops, PACKETS_A_POLL);
     if (result.received > 0 || result.hung) this.#pci.emit('igb', { ...result });
-    if (result.received > 0) this.#receiveInterrupt();
+    if (result.received > 0) this.#deliver(this.#receiveCause);
     this.#polling = false;
     return result.more;
   }
@@ -158,25 +161,28 @@ export class Igb implements DeviceModel {
     return phy || (this.#memory.get32(REG.RCTL) & RCTL_LBM_MAC) !== 0;
   }
 
-  /** IVAR0 bits 7:0 name the vector of receive queue 0. */
-  #receiveInterrupt(): void {
+  /** The cause of receive queue 0, whose vector IVAR0 bits 7:0 name; 0 where it has none. */
+  get #receiveCause(): number {
     const entry = this.#memory.get32(REG.IVAR0) & 0xff;
-    if ((entry & IVAR_VALID) !== 0) this.#raise(1 << (entry & 0x1f), 0);
+    return (entry & IVAR_VALID) === 0 ? 0 : 1 << (entry & 0x1f);
   }
 
-  /**
-   * Causes come up, and others that have come up before are `enabled`; those that are not masked become messages: 82576
-   * datasheet §7.3.2.
-   */
-  #raise(causes: number, enabled: number): void {
+  /** Causes come up: they show in EICR. */
+  #note(causes: number): void {
+    if ((causes & ~this.#causes) === 0) return;
     this.#causes |= causes;
-    const ready = this.#causes & this.#mask & (causes | enabled);
-    if (ready !== 0) {
-      this.#causes &= ~(ready & this.#memory.get32(REG.EIAC));
-      if ((this.#memory.get32(REG.GPIE) & GPIE_EIAME) !== 0)
-        this.#mask &= ~(ready & this.#memory.get32(REG.EIAM));
-    }
-    if (this.#memory.get32(REG.EICR) !== this.#causes >>> 0) this.#memory.set32(REG.EICR, this.#causes);
+    this.#memory.set32(REG.EICR, this.#causes);
+  }
+
+  /** Of the causes that came up, or that were enabled, those that are not masked become messages: datasheet §7.3.2. */
+  #deliver(causes: number): void {
+    const ready = this.#causes & this.#mask & causes;
+    if (ready === 0) return;
+    const kept = this.#causes & ~(ready & this.#memory.get32(REG.EIAC));
+    if (kept !== this.#causes) this.#memory.set32(REG.EICR, kept);
+    this.#causes = kept;
+    if ((this.#memory.get32(REG.GPIE) & GPIE_EIAME) !== 0)
+      this.#mask &= ~(ready & this.#memory.get32(REG.EIAM));
     for (let vector = 0; vector < IGB_VECTORS; vector++)
       if ((ready & (1 << vector)) !== 0) this.#pci.signal(vector);
   }

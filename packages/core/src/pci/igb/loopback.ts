@@ -40,15 +40,18 @@ const NOTHING: LoopbackResult = { received: 0, more: false, hung: false };
 export class LoopbackRings {
   readonly #memory: BarMemory;
   readonly #dma: FunctionDma;
+  readonly #beforeWriteBack: () => void;
   readonly #packet = new Uint8Array(PACKET_MAX);
   #length = 0;
   #padded = false;
   /** A request failed: the hardware's descriptor engine does not go on until a reset. */
   #hung = false;
 
-  constructor(memory: BarMemory, dma: FunctionDma) {
+  /** `beforeWriteBack` is called before a program can see that packets came in. */
+  constructor(memory: BarMemory, dma: FunctionDma, beforeWriteBack: () => void) {
     this.#memory = memory;
     this.#dma = dma;
+    this.#beforeWriteBack = beforeWriteBack;
   }
 
   reset(): void {
@@ -102,7 +105,7 @@ export class LoopbackRings {
     // SRRCTL.BSIZEPACKET in KiB; where it is 0, RCTL.BSIZE: 2048, 1024, 512 or 256 bytes.
     const kib = this.#memory.get32(REG.SRRCTL) & 0x7f;
     const buffer = kib > 0 ? kib * 1024 : 2048 >>> ((control >>> RCTL_BSIZE_SHIFT) & 3);
-    return new ReceiveBurst(this.#dma, ring, head, tail, buffer);
+    return new ReceiveBurst(this.#dma, ring, { head, tail, buffer }, this.#beforeWriteBack);
   }
 
   /** One transmit descriptor; answers how many packets came in of it. */

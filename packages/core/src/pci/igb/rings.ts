@@ -39,6 +39,7 @@ export class ReceiveBurst {
   readonly #ring: Ring;
   readonly #tail: number;
   readonly #buffer: number;
+  readonly #beforeWriteBack: () => void;
   #head: number;
   #fetched: DataView | null = null;
   #fetchedFrom = 0;
@@ -47,13 +48,19 @@ export class ReceiveBurst {
   readonly #written = new DataView(new ArrayBuffer(FETCH * DESCRIPTOR_BYTES));
 
   /** `buffer`: bytes of each buffer. */
-  constructor(dma: FunctionDma, ring: Ring, head: number, tail: number, buffer: number) {
+  constructor(
+    dma: FunctionDma,
+    ring: Ring,
+    at: { readonly head: number; readonly tail: number; readonly buffer: number },
+    beforeWriteBack: () => void,
+  ) {
     this.#dma = dma;
     this.#ring = ring;
-    this.#head = head;
-    this.#tail = tail;
-    this.#buffer = buffer;
-    this.#unwritten = head;
+    this.#head = at.head;
+    this.#tail = at.tail;
+    this.#buffer = at.buffer;
+    this.#unwritten = at.head;
+    this.#beforeWriteBack = beforeWriteBack;
   }
 
   get head(): number {
@@ -105,6 +112,7 @@ export class ReceiveBurst {
     this.#head %= this.#ring.count;
     this.#unwritten = this.#head;
     if (count === 0) return true;
+    this.#beforeWriteBack();
     const bytes = new Uint8Array(this.#written.buffer, 0, count * DESCRIPTOR_BYTES);
     return this.#dma.write(this.#ring.base + BigInt(first * DESCRIPTOR_BYTES), bytes) === null;
   }

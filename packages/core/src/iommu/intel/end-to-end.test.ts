@@ -214,6 +214,18 @@ describe('running out of memory', () => {
     expect(vm.deviceReads(device, IOVA, 8)).toBe('old text');
   });
 
+  it('while a device gets a domain of the kernel’s leaves it blocked', () => {
+    const { vm, device } = setUp();
+    const hwpt = vm.hwpt(device.id, vm.ioasId);
+    const points = failEverywhere(
+      vm,
+      () => vm.attach(device, hwpt),
+      () => expect(vm.deviceReads(device, GUEST, 8)).toBe(EIO),
+    );
+    expect(points).toBeGreaterThan(3);
+    expect(vm.deviceReads(device, GUEST, 8)).not.toBe(EIO);
+  });
+
   it('while memory is mapped leaves none of it mapped', () => {
     const { vm, device } = setUp();
     expect(vm.attach(device, vm.ioasId)).toBe(0);

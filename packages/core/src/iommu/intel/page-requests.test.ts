@@ -126,6 +126,13 @@ describe('page requests', () => {
     expect(device.device.servesFaults).toBe(false);
   });
 
+  it('are no longer served where the identity domain comes', () => {
+    const { rig, device } = setUp();
+    expect(device.device.servesFaults).toBe(true);
+    expect(rig.attach(device, rig.driver.identityDomain)).toBe(0);
+    expect(device.device.servesFaults).toBe(false);
+  });
+
   it('that overflow the queue are asked again, and the overflow ends', () => {
     const { rig, device, groups } = setUp();
     const dmar = rig.unit.dmar;

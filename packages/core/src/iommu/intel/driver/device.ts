@@ -7,7 +7,7 @@ import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../io
 import type { PciAts, PciPri } from '../../pci-services.ts';
 import { SM_CONTEXT_ENTRY } from '../spec/context.ts';
 import { CONTEXT_GRANULARITY } from '../spec/registers.ts';
-import { contextCache, deviceTlb, iotlbDomain, ORDER_ALL, type DeviceTlb } from './descriptors.ts';
+import { contextCache, iotlbDomain, type DeviceTlb } from './descriptors.ts';
 import type { DmarUnit } from './dmar-unit.ts';
 import type { DmarDomain } from './domain-base.ts';
 import type { IntelIommuDriver } from './driver.ts';
@@ -166,7 +166,7 @@ export class IntelDevice implements Device, DeviceTlb {
     this.table = null;
   }
 
-  // device_pasid_table_teardown() and intel_context_flush_no_pasid()
+  // device_pasid_table_teardown() and intel_context_flush_no_pasid(), with ATS off already.
   #teardownContext(): void {
     const { unit } = this;
     const at = unit.rootTable.find(this.requesterId);
@@ -176,7 +176,6 @@ export class IntelDevice implements Device, DeviceTlb {
     unit.kernel.physical.load64(at, word);
     unit.kernel.physical.store64(at, (word[0]! & ~1) >>> 0, word[1]!);
     unit.invalidate([contextCache(CONTEXT_GRANULARITY.DEVICE, 0, this.requesterId)]);
-    if (this.atsEnabled) unit.invalidate([deviceTlb(this, 0, ORDER_ALL)]);
     this.#storeContext(at, entry);
   }
 

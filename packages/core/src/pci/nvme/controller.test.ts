@@ -94,12 +94,14 @@ describe('enabling', () => {
 
   test('again forgets queues and features', () => {
     const driver = enabled();
+    driver.set(REG.INTMS, 5);
     driver.createQueue(1);
     driver.admin({ opcode: ADMIN.SET_FEATURES, words: [FEATURE.WRITE_CACHE, 0] });
     driver.enable();
     const { result } = driver.admin({ opcode: ADMIN.GET_FEATURES, words: [FEATURE.WRITE_CACHE] });
     expect(result).toBe(1);
     expect(driver.admin({ opcode: ADMIN.DELETE_SQ, words: [1] }).status).toBe(SC.QID_INVALID);
+    expect(driver.get(REG.INTMS)).toBe(0);
   });
 
   test('and a shutdown says when it is over', () => {
@@ -228,6 +230,37 @@ describe('queues', () => {
     // It is worth looking again after one that was rung, and not after that.
     expect([driver.slot.pci.look(), driver.slot.pci.look()]).toEqual([true, false]);
     expect(driver.take(0)).toMatchObject({ status: 0, result: 0xf_000f });
+  });
+});
+
+describe('a program that maps the registers', () => {
+  test('loses none of its stores, though it stores while the controller looks', () => {
+    const driver = new NvmeDriver();
+    const bar = driver.slot.pci.bars[0]!;
+    const pages = new ByteStorage(bar.size);
+    bar.memory!.share(pages, 0n);
+    const read = pages.read.bind(pages);
+    // As soon as the controller has read its registers, the program goes on.
+    const stores = [REG.ASQ, REG.ACQ, REG.AQA].map(
+      (register, index) => [register, (index + 1) * 0x1000] as const,
+    );
+    pages.read = (offset, into) => {
+      const done = read(offset, into);
+      const next = offset === 0n ? stores.shift() : undefined;
+      if (next !== undefined) pages.view.setUint32(next[0], next[1], true);
+      return done;
+    };
+    for (let i = 0; i < 6; i++) driver.slot.settle();
+    expect([REG.ASQ, REG.ACQ, REG.AQA].map((register) => driver.get(register))).toEqual([
+      0x1000, 0x2000, 0x3000,
+    ]);
+    pages.view.setUint32(REG.VS, 7, true);
+    pages.view.setUint32(REG.INTMS, 3, true);
+    driver.slot.settle();
+    expect([driver.get(REG.VS), driver.get(REG.INTMS), driver.get(REG.INTMC)]).toEqual([0x10400, 3, 0]);
+    pages.view.setUint32(REG.INTMC, 3, true);
+    driver.slot.settle();
+    expect(driver.get(REG.INTMS)).toBe(0);
   });
 });
 

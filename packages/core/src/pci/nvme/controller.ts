@@ -180,30 +180,39 @@ export class NvmeController implements DeviceModel {
     return more;
   }
 
-  /** Takes over what was stored into registers; what may not be changed is put back. */
+  /**
+   * Takes over what was stored into registers; what may not be changed is put back. No other word is written: a program
+   * may store there meanwhile.
+   */
   #noticeRegisters(): void {
     const bytes = new Uint8Array(REGISTER_BYTES);
     this.#memory.read(0, bytes);
     const view = new DataView(bytes.buffer);
-    let changed = false;
-    const stored = (offset: number, known: number): boolean => {
-      const differs = view.getUint32(offset, true) !== known;
-      changed ||= differs;
-      return differs;
-    };
     for (const [word, known] of this.#registers.entries()) {
       const offset = word * 4;
       if (offset === REG.INTMS || offset === REG.INTMC || offset === REG.CC) continue;
-      if (!stored(offset, known)) continue;
+      const stored = view.getUint32(offset, true);
+      if (stored === known) continue;
       // The admin queues are set up while the controller is disabled (§3.1.7).
-      const settable = offset >= REG.AQA && (this.#get(REG.CC) & CC_EN) === 0;
-      if (settable) this.#set(offset, view.getUint32(offset, true));
+      if (offset >= REG.AQA && (this.#get(REG.CC) & CC_EN) === 0) this.#set(offset, stored);
+      else this.#memory.set32(offset, known);
     }
-    if (stored(REG.INTMS, this.#interruptMask)) this.#interruptMask |= view.getUint32(REG.INTMS, true);
-    if (stored(REG.INTMC, 0)) this.#interruptMask &= ~view.getUint32(REG.INTMC, true);
-    this.#interruptMask >>>= 0;
-    if (stored(REG.CC, this.#get(REG.CC))) this.#configure(view.getUint32(REG.CC, true) & CC_WRITABLE);
-    if (changed) this.#publish();
+    this.#noticeMask(view.getUint32(REG.INTMS, true), view.getUint32(REG.INTMC, true));
+    const cc = view.getUint32(REG.CC, true);
+    if (cc === this.#get(REG.CC)) return;
+    const status = this.#get(REG.CSTS);
+    this.#configure(cc & CC_WRITABLE);
+    if (this.#get(REG.CC) !== cc) this.#memory.set32(REG.CC, this.#get(REG.CC));
+    if (this.#get(REG.CSTS) !== status) this.#memory.set32(REG.CSTS, this.#get(REG.CSTS));
+  }
+
+  /** INTMS shows the mask, INTMC is 0, until something is stored there. */
+  #noticeMask(set: number, clear: number): void {
+    const before = this.#interruptMask;
+    if (set !== before) this.#interruptMask |= set;
+    this.#interruptMask = (this.#interruptMask & ~clear) >>> 0;
+    if (this.#interruptMask !== set) this.#memory.set32(REG.INTMS, this.#interruptMask);
+    if (clear !== 0) this.#memory.set32(REG.INTMC, 0);
   }
 
   #configure(value: number): void {
@@ -252,6 +261,7 @@ export class NvmeController implements DeviceModel {
   #stop(): void {
     this.#set(REG.CSTS, 0);
     this.#interruptMask = 0;
+    this.#memory.set32(REG.INTMS, 0);
     this.submissions.length = 0;
     this.completions.length = 0;
     for (let id = 0; id <= IO_QUEUES; id++) {

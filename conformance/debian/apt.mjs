@@ -90,6 +90,8 @@ export function configureApt(work, mirror, { suites, architectures = [] }) {
     );
   }
   for (const directory of ['lists/partial', 'cache']) mkdirSync(`${work}/${directory}`, { recursive: true });
+  // Nothing is installed. apt puts its lock beside this file.
+  writeFileSync(`${work}/status`, '');
   const archs = architectures.length === 0 ? '' : ` arch=${architectures.join(',')}`;
   const lines = suites.map((suite) => `deb [signed-by=${keyring}${archs}] ${mirror} ${suite} main\n`);
   writeFileSync(`${work}/sources.list`, lines.join(''));
@@ -107,7 +109,7 @@ export function configureApt(work, mirror, { suites, architectures = [] }) {
       'Dir::Etc::preferences "/dev/null";',
       'Dir::Etc::preferencesparts "-";',
       `Dir::State::lists "${work}/lists";`,
-      'Dir::State::status "/dev/null";',
+      `Dir::State::status "${work}/status";`,
       `Dir::Cache "${work}/cache";`,
       'Acquire::Languages "none";',
       'Acquire::Retries "3";',

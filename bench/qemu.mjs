@@ -49,7 +49,16 @@ function emulated() {
 /** viommu's. */
 function ours() {
   const { shell, args, uses } = byDescriptor(['nvme']);
-  const run = [process.execPath, viommu, 'run', '--machine', machineFile('intel'), '--quiet', '--'];
+  const run = [
+    process.execPath,
+    viommu,
+    'run',
+    '--unlimited-pins',
+    '--machine',
+    machineFile('intel'),
+    '--quiet',
+    '--',
+  ];
   return { prefix: [...run, ...shell], args: [...NESTED, ...args], uses };
 }
 

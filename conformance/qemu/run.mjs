@@ -54,7 +54,17 @@ async function play(test, options, directory) {
   const run = await boot({
     ...test,
     prefix: [
-      ...[process.execPath, viommu, 'run', '--machine', test.machine, '--trace', traceFile, '--'],
+      ...[
+        process.execPath,
+        viommu,
+        'run',
+        '--unlimited-pins',
+        '--machine',
+        test.machine,
+        '--trace',
+        traceFile,
+        '--',
+      ],
       ...test.shell,
     ],
     cwd: directory,

@@ -24,6 +24,7 @@ export interface RunOptions {
   readonly trace?: string;
   readonly quiet?: boolean;
   readonly stopReads?: boolean;
+  readonly unlimitedPins?: boolean;
 }
 
 async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
@@ -55,7 +56,7 @@ async function checked<T>(file: string, make: () => Promise<T>): Promise<T> {
   }
 }
 
-function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopReads: boolean): Supervisor {
+function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], options: RunOptions): Supervisor {
   const descriptorsMax = inheritedDescriptorLimit();
   return new Supervisor({
     kernel,
@@ -64,7 +65,8 @@ function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], stopRe
     env: process.env,
     inherit: inheritedDescriptors(),
     ...(descriptorsMax === undefined ? {} : { descriptorsMax }),
-    stopReads,
+    stopReads: options.stopReads === true,
+    unlimitedPins: options.unlimitedPins === true,
     jobControl: true,
   });
 }
@@ -75,7 +77,7 @@ export async function run(name: string, args: readonly string[], options: RunOpt
   const kernel = await makeKernel(options, trace);
   if (options.trace !== undefined) traceTo(trace, options.trace);
   try {
-    const supervisor = supervise(kernel, trace, [name, ...args], options.stopReads === true);
+    const supervisor = supervise(kernel, trace, [name, ...args], options);
     if (options.quiet !== true)
       for (const warning of supervisor.warnings) writeSync(STDERR, `viommu: ${warning}\n`);
     const outcome = supervisor.run();

@@ -33,6 +33,7 @@ program
     '--stop-reads',
     'stop read and write on every descriptor, so that event queues have Linux’s numbers',
   )
+  .option('--unlimited-pins', 'let programs pin any amount of memory, whatever RLIMIT_MEMLOCK is')
   .passThroughOptions()
   .action(async (name: string, args: string[], options: RunOptions) => {
     const { run } = await import('./run.ts');

@@ -30,6 +30,8 @@ export interface MemoryHost {
   readonly box: Mailbox;
   readonly current: CurrentCall;
   readonly shared: SharedFiles;
+  /** Whether RLIMIT_MEMLOCK does not count. */
+  readonly unlimitedPins: boolean;
   /** Whether the inode on the placeholders' device belongs to a file of ours. */
   isPlaceholder(major: number, minor: number, inode: bigint): boolean;
 }

@@ -158,6 +158,10 @@ test('user, capabilities and limits are those of the moment', () => {
   ]);
 });
 
+test('the limit of locked memory does not count where nobody asks for it', () => {
+  expect(harness.lines(['who'], { env: { UNLIMITED_PINS: '1' } })).toContain('memlock -1');
+});
+
 describe("where a container's filter refuses process_vm_readv(), pidfd_getfd() and kcmp()", () => {
   const as = (): RunOptions => ({ as: [`${harness.directory}/client`, 'deny'] });
 

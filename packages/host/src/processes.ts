@@ -60,6 +60,7 @@ export class HostProcess implements Process {
   }
 
   memlockPages(): number {
+    if (this.#processes.host.unlimitedPins) return Infinity;
     const bytes = this.gone ? -2 : this.#processes.host.native.limit(this.pid, RLIMIT_MEMLOCK);
     if (bytes === -1) return Infinity;
     return bytes < 0 ? 0 : Math.floor(bytes / PAGE_BYTES);

@@ -32,6 +32,8 @@ export interface SupervisorOptions extends ProgramOptions {
   readonly trace?: Trace;
   /** Stop read(2) and write(2) on every descriptor from 3 on, not only in the window below 1024. */
   readonly stopReads?: boolean;
+  /** Programs may pin any amount of memory: viommu pins nothing of the system's, so the limit protects nobody. */
+  readonly unlimitedPins?: boolean;
   /**
    * This process stands for the program: it passes signals on, stops and continues with it, and adopts its orphans. For
    * the command line, not for a process that has other children.
@@ -133,6 +135,7 @@ export class Supervisor {
       box,
       current: this.#current,
       shared: this.#shared,
+      unlimitedPins: options.unlimitedPins === true,
       isPlaceholder: (major, minor, inode) => files.isPlaceholder(major, minor, inode),
     };
     const processes = new Processes(memory, {

@@ -9,7 +9,7 @@ import { stubKernel } from './stub-kernel.ts';
 // in the environment it tells on standard error how many calls reached it; with WORKER the supervisor has a thread of its
 // own, and the main thread tells that it is free meanwhile.
 
-const { COUNTS, STOP_READS, WORKER, ...env } = process.env;
+const { COUNTS, STOP_READS, UNLIMITED_PINS, WORKER, ...env } = process.env;
 
 function main(): void {
   const supervisor = new Supervisor({
@@ -17,6 +17,7 @@ function main(): void {
     argv: process.argv.slice(2),
     env,
     stopReads: STOP_READS !== undefined,
+    unlimitedPins: UNLIMITED_PINS !== undefined,
     jobControl: true,
   });
   const outcome = supervisor.run();

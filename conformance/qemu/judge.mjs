@@ -25,9 +25,11 @@ export function judge({ said, trace }, run, traced) {
   }));
   const counted = counts
     .filter(({ count, min, max }) => count < min || count > max)
-    .map(({ name, count, min, max }) => `${name}: ${count} in the trace, not ${min} to ${max}`);
+    .map(({ name, count, min, max }) => `${name}: ${count} in the trace, not ${range(min, max)}`);
   return [...(run.trouble === null ? [] : [`QEMU ${run.trouble}`]), ...wrong, ...missing, ...counted];
 }
+
+const range = (min, max) => (max === Infinity ? `${min} or more` : `${min} to ${max}`);
 
 /** Prints how a case went. */
 export function tell({ name, title }, run, wrong, verbose) {

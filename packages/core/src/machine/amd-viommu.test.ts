@@ -2,18 +2,48 @@ import { describe, expect, it } from 'vitest';
 import * as amd from '../abi/amd-viommu.ts';
 import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
 import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../abi/iommufd.ts';
+import { failed } from '../base/result.ts';
+import type { DmaPort, PageResponseMessage } from '../iommu/dma-port.ts';
 import { amdIommu } from './amd-iommu.ts';
 import { Kernel } from './kernel.ts';
 import { allocViommu, AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
 import { partsOf } from './testing/vendors.ts';
 import { Vm } from './testing/vm.ts';
+import type { Vendor } from './vendor.ts';
 
 const IOVA = 0x1234_5000n;
 
 /** One IOMMU with two devices. */
-function machine(uapis: readonly 'amd-viommu'[] = ['amd-viommu'], ats = true): Kernel {
-  const { iommus, devices } = partsOf(amdIommu);
+function machine(
+  uapis: readonly 'amd-viommu'[] = ['amd-viommu'],
+  ats = true,
+  vendor: Vendor = amdIommu,
+): Kernel {
+  const { iommus, devices } = partsOf(vendor);
   return new Kernel({ parts: { iommus, devices: devices.map((each) => ({ ...each, ats })) }, uapis });
+}
+
+/** As `amdIommu`, and `ports` has where devices' requests go, in the order of the devices. */
+function withPorts(ports: DmaPort[]): Vendor {
+  return {
+    ...amdIommu,
+    start(kernel, uapis) {
+      const driver = amdIommu.start(kernel, uapis);
+      return {
+        addUnit(name, settings) {
+          const unit = driver.addUnit(name, settings);
+          if (failed(unit)) return unit;
+          return {
+            addFunction(part, group) {
+              const placed = unit.addFunction(part, group);
+              if (!failed(placed)) ports.push(placed.port);
+              return placed;
+            },
+          };
+        },
+      };
+    },
+  };
 }
 
 /** A guest whose device reads `text` at IOVA. */
@@ -205,6 +235,33 @@ describe('a guest with queues of its own', () => {
     expect(vm.port.register(0x2020) & 0x8).toBe(8);
     vm.deviceWrites(vm.port.device, IOVA + 0x9000n, 'x');
     expect(vm.port.register(0x2018)).toBe(0x10);
+  });
+
+  it('reads of page requests, under its own name for the device, and answers them', () => {
+    const ports: DmaPort[] = [];
+    const { vm } = translated(machine(['amd-viommu'], true, withPorts(ports)), 100, 0, 'abc', 0x42n);
+    const log = vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_PPR);
+    const [low, middle, third, last] = guestDte(vm.guest.page(), 6n) as [bigint, bigint, bigint, bigint];
+    const { id } = vm.port.nestedOf([low | (1n << 52n), middle, third, last]);
+    expect(vm.attach(vm.port.device, id)).toBe(0);
+    const answers: PageResponseMessage[] = [];
+    ports[0]!.connect({ invalidate: () => true, pageResponse: (each) => void answers.push(each) });
+    const request = { pasid: 5, address: IOVA, read: true, write: false, prgIndex: 3, last: true };
+    ports[0]!.requestPage(request);
+    expect(vm.port.register(0x2038)).toBe(0x10);
+    // PAGE_SERVICE_REQUEST, of the guest's device id and the PASID.
+    const record = vm.guest.read64(log);
+    expect([record >> 60n, record & 0xffffn, (record >> 16n) & 0xffffn]).toEqual([1n, 0x42n, 5n]);
+    expect(vm.guest.read64(log + 8n)).toBe(IOVA);
+    // PprInt.
+    expect(vm.port.register(0x2020) & 0x40).toBe(0x40);
+    vm.port.send(guestCommand.completePageRequest(0x42n, 5n, 3n));
+    expect(answers).toEqual([{ pasid: 5, prgIndex: 3, code: 0 }]);
+    // Without PPR in the guest's DTE the host hears of it, as an event, and refuses.
+    expect(vm.attach(vm.port.device, vm.port.nestedOf([low, middle, third, last]).id)).toBe(0);
+    ports[0]!.requestPage(request);
+    expect(vm.port.register(0x2038)).toBe(0x10);
+    expect(answers.at(-1)).toMatchObject({ prgIndex: 3, code: 2 });
   });
 
   it('leaves to the host what the host has done: a guest address that is not mapped', () => {

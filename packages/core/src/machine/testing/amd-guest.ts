@@ -197,5 +197,10 @@ export const guestCommand = {
     (3n << 60n) | (domain << 32n) | pasid,
     0x7fff_ffff_ffff_f007n,
   ],
+  /** SUCCESS, to a request with a PASID. */
+  completePageRequest: (device: bigint, pasid: bigint, group: bigint): [bigint, bigint] => [
+    (7n << 60n) | (pasid << 32n) | device,
+    (group << 32n) | 4n,
+  ],
   invalidateAll: (): [bigint, bigint] => [8n << 60n, 0n],
 };

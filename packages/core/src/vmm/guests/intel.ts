@@ -22,6 +22,11 @@ export class VtdGuest {
   #tail = 0;
   #waits = 0;
 
+  /** Where its invalidation queue is. */
+  get queueAddress(): number {
+    return this.#queue;
+  }
+
   /** Brings the unit up (§3.4.3, §6.5.2; drivers/iommu/intel/iommu.c init_dmars()). */
   constructor(pages: GuestPages, unit: RegisterBus) {
     this.pages = pages;

@@ -1,0 +1,104 @@
+import { describe, expect, it } from 'vitest';
+import { failed } from '../../base/result.ts';
+import { EINVAL } from '../../abi/errno.ts';
+import { FSTS, IQERCD, IQEI, OFFSET } from '../../iommu/intel/spec/registers.ts';
+import { machineSchema } from '../../machine/description.ts';
+import { Kernel } from '../../machine/kernel.ts';
+import { loadParts } from '../../machine/parts.ts';
+import type { AssignedDevice } from '../assigned-device.ts';
+import { GuestPages } from '../guests/guest-pages.ts';
+import { VtdGuest } from '../guests/intel.ts';
+import { BASE, found, machine, ok } from '../testing/vm.ts';
+import { VirtualMachine } from '../virtual-machine.ts';
+import { VirtualVtd } from './virtual-iommu.ts';
+
+const ID = 0x18;
+const DOMAIN = 3;
+const IOVA = 0x5000_0000n;
+
+interface Booted {
+  readonly vm: VirtualMachine;
+  readonly unit: VirtualVtd;
+  readonly devices: readonly AssignedDevice[];
+}
+
+async function boot(kernel: Kernel, devices = 1): Promise<Booted> {
+  const vm = ok(VirtualMachine.create(kernel));
+  const opened = Array.from({ length: devices }, (_, index) =>
+    ok(vm.openDevice(`/dev/vfio/devices/vfio${index}`)),
+  );
+  return { vm, unit: ok(VirtualVtd.create(vm, opened[0]!)), devices: opened };
+}
+
+describe('a guest behind a virtual VT-d', () => {
+  it('has its device reach memory by its addresses until translation is on', async () => {
+    const { vm, unit, devices } = await boot(await machine('intel-iommu'));
+    ok(unit.addDevice(devices[0]!, ID));
+    vm.memory.write(BASE + 0x10_0000, Uint8Array.of(0x61, 0x62, 0x63));
+    expect(found(devices[0]!, BigInt(BASE + 0x10_0000))).toBe('abc');
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    expect(driver.wait()).toBe(true);
+    expect(found(devices[0]!, BigInt(BASE + 0x10_0000))).toBe('fault');
+  });
+
+  it('is told nothing of what the host keeps for itself', async () => {
+    const { unit } = await boot(await machine('intel-iommu'));
+    const ecap = unit.readRegister(OFFSET.ECAP, 8);
+    const bit = (at: bigint): number => (((ecap >> at) & 1n) === 1n ? 1 : 0);
+    // FSTS and SMTS; NEST, SSTS, DT and PRS.
+    expect([bit(47n), bit(43n)]).toEqual([1, 1]);
+    expect([bit(26n), bit(46n), bit(2n), bit(29n)]).toEqual([0, 0, 0, 0]);
+  });
+
+  it('stops at a descriptor that it does not know, and goes on when that is acknowledged', async () => {
+    const { vm, unit, devices } = await boot(await machine('intel-iommu'));
+    ok(unit.addDevice(devices[0]!, ID));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    driver.submit(0xen);
+    expect(driver.wait()).toBe(false);
+    expect(Number(unit.readRegister(OFFSET.FSTS, 4)) & FSTS.IQE.inPlace).toBe(FSTS.IQE.inPlace);
+    expect(Number(unit.readRegister(OFFSET.IQERCD, 4)) & IQERCD.IQEI.inPlace).toBe(IQEI.TYPE);
+    const head = Number(unit.readRegister(OFFSET.IQH, 8));
+    driver.pages.store(driver.queueAddress + head, 0x2n | (1n << 4n)); // iotlb_inv_dsc in its place
+    unit.writeRegister(OFFSET.FSTS, 4, BigInt(FSTS.IQE.inPlace));
+    expect(Number(unit.readRegister(OFFSET.IQH, 8))).toBe(Number(unit.readRegister(OFFSET.IQT, 8)));
+  });
+
+  it('has one first stage for devices behind two units', async () => {
+    const { vm, unit, devices } = await boot(await machine('intel-iommu', { iommus: 2, devices: 2 }), 2);
+    for (const [index, device] of devices.entries()) ok(unit.addDevice(device, ID + index * 8));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    const tables = driver.addressSpace();
+    const [before, after] = [driver.pages.take(), driver.pages.take()];
+    driver.pages.write(before, 'old');
+    driver.pages.write(after, 'new');
+    tables.map(IOVA, before);
+    for (const index of [0, 1]) driver.attach(ID + index * 8, tables, DOMAIN);
+    expect(devices.map((device) => found(device, IOVA))).toEqual(['old', 'old']);
+    tables.map(IOVA, after);
+    expect(devices.map((device) => found(device, IOVA))).toEqual(['old', 'old']);
+    // One descriptor of the guest's: one domain id, two units.
+    driver.invalidate(DOMAIN, IOVA);
+    expect(devices.map((device) => found(device, IOVA))).toEqual(['new', 'new']);
+  });
+
+  it('takes no device whose unit has less than the guest was told', async () => {
+    const description = machineSchema.parse({
+      iommus: [
+        { name: 'dmar0', type: 'intel-iommu' },
+        { name: 'dmar1', type: 'intel-iommu', registers: { CAP: { FS5LP: 0 } } },
+      ],
+      devices: [
+        { name: '0000:01:00.0', iommu: 'dmar0' },
+        { name: '0000:02:00.0', iommu: 'dmar1' },
+      ],
+    });
+    const { unit, devices } = await boot(new Kernel({ parts: await loadParts(description) }), 2);
+    ok(unit.addDevice(devices[0]!, ID));
+    const refused = unit.addDevice(devices[1]!, ID + 8);
+    expect(failed(refused) && [refused.errno, refused.reason]).toEqual([
+      EINVAL,
+      '/dev/vfio/devices/vfio1 is behind a unit without FS5LP',
+    ]);
+  });
+});

@@ -19,9 +19,9 @@ const ADDON = `${here}../packages/host/native/build/viommu.node`;
 const RAM = 64 << 20;
 /** What the device reads of it: behind the guest's tables. */
 const DATA_AT = 16 << 20;
-const DATA = 32 << 20;
+const DATA = 8 << 20;
 const SIZES = [4096, 1 << 20];
-const ROUNDS = 15;
+const ROUNDS = 60;
 
 const SOURCE = `
 export { armSmmuV3 } from '@viommu/core/machine/arm-smmu-v3';

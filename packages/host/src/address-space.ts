@@ -8,6 +8,8 @@ import type { SharedFiles } from './shared-files.ts';
 
 const O_RDWR = 2;
 const O_RDONLY = 0;
+/** From how many bytes on a read by the process's number is worth the check behind it. */
+const BY_NUMBER_BYTES = 32 << 10;
 const VMA_READABLE = 1n;
 const VMA_WRITABLE = 2n;
 const VMA_SHARED = 8n;
@@ -48,6 +50,8 @@ export class HostAddressSpace implements AddressSpace {
   readonly pid: number;
   /** Processes that are known to have it: after vfork() more than one. */
   users = 0;
+  /** A process that has it may have executed another program: its id says nothing any more. */
+  mayHaveExecuted = false;
   lockedPages = 0;
   pinnedPages = 0;
   readonly #host: MemoryHost;
@@ -124,7 +128,14 @@ export class HostAddressSpace implements AddressSpace {
   // Of a process that does not wait for us. The file is of the address space, so nothing can come in between; and like
   // a pinned page it does not ask for the protection that the page has now.
   #readRemote(va: bigint, into: Uint8Array): boolean {
+    if (into.length >= BY_NUMBER_BYTES && this.#readByNumber(va, into)) return true;
     return this.#host.native.readAt(this.#memFile, va, into) === into.length;
+  }
+
+  // process_vm_readv() copies once where the file copies twice, but goes by the process's number. What it read is of this
+  // address space where that is still in use: so the process has not ended, nor has its number gone to another one.
+  #readByNumber(va: bigint, into: Uint8Array): boolean {
+    return !this.mayHaveExecuted && this.#host.native.read(this.pid, va, into) !== 0 && this.alive;
   }
 
   #writeRemote(va: bigint, from: Uint8Array): boolean {

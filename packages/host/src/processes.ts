@@ -169,6 +169,7 @@ export class Processes {
     const entry = this.#entryOf(tid);
     if (entry === null) return;
     entry.executing = tid;
+    entry.process.memory.mayHaveExecuted = true;
     this.#capabilities.clear();
   }
 

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { hi32, lo32 } from '../../../base/u64.ts';
+import { AtsFunction } from '../../testing/ats-function.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
 import type { AtsCompletion, AtsRequest } from './ats.ts';
-import { AtsFunction } from './ats-function.ts';
 import type { ConfigOverrides } from './config.ts';
 import {
   BASIC,
@@ -16,6 +16,7 @@ import {
   pte,
   sized,
 } from './test-rig.ts';
+import type { Outcome } from './transaction.ts';
 
 const DEVICE = 0x20;
 const GUEST = BASIC | CONTROL.GTEn.inPlace;
@@ -32,6 +33,22 @@ function host(fields: Fields = {}, overrides: ConfigOverrides = {}): Host {
   rig.hostDte(DEVICE, root, 3, { I: 1, ...fields });
   rig.map(root, 3, 0x1000n, pte(0x12_3000n));
   return { rig, root };
+}
+
+/** A device that uses ATS. */
+function atsFunction({ iommu }: Rig): AtsFunction<Outcome> {
+  const device = new AtsFunction<Outcome>({
+    requestTranslation: (packet) => {
+      const { status, entry } = iommu.requestTranslation({ deviceId: DEVICE, ...packet });
+      return { status, entries: entry === null ? [] : [entry] };
+    },
+    translate: (packet) => iommu.translate({ deviceId: DEVICE, ...packet }),
+  });
+  iommu.attachEndpoint(DEVICE, {
+    invalidate: (request) => device.invalidate(request),
+    pageResponse: () => {},
+  });
+  return device;
 }
 
 function ask(rig: Rig, address: bigint, rest: Partial<AtsRequest> = {}): AtsCompletion {
@@ -295,12 +312,11 @@ describe('translated requests', () => {
 });
 
 describe("a device's IOTLB", () => {
-  function cached(): Host & { device: AtsFunction; where: () => unknown } {
+  function cached(): Host & { device: AtsFunction<Outcome>; where: () => unknown } {
     const { rig, root } = host();
-    const device = new AtsFunction(rig.iommu, DEVICE);
-    device.enable(true);
+    const device = atsFunction(rig);
     const where = (): unknown => {
-      const outcome = device.translate({ hi: 0, lo: 0x1004 });
+      const outcome = device.translate(0x1004n);
       return outcome.kind === 'translated' ? outcome.pa : outcome.kind;
     };
     expect(where()).toBe(0x12_3004);
@@ -329,7 +345,7 @@ describe("a device's IOTLB", () => {
 
   it('§2.1.4: loses them when ATS is disabled, and requests are untranslated then', () => {
     const { rig, device, where } = cached();
-    device.enable(false);
+    device.atc.enable(false);
     rig.hostDte(DEVICE, rig.page(), 3, { I: 0 });
     rig.submit(invalidateAll());
     expect(where()).toBe('aborted');
@@ -339,36 +355,18 @@ describe("a device's IOTLB", () => {
   it('§2.1.4: asks again for a right that it was not granted', () => {
     const { rig, root, device } = cached();
     rig.map(root, 3, 0x3000n, pte(0x5000n, { iw: 0 }));
-    expect(device.translate({ hi: 0, lo: 0x3000 })).toMatchObject({ pa: 0x5000 });
-    expect(device.translate({ hi: 0, lo: 0x3000, write: true })).toMatchObject({ kind: 'denied' });
+    expect(device.translate(0x3000n)).toMatchObject({ pa: 0x5000 });
+    expect(device.translate(0x3000n, { write: true })).toMatchObject({ kind: 'denied' });
     rig.map(root, 3, 0x3000n, pte(0x5000n));
     rig.submit(invalidatePages(7, 0x3000n));
-    expect(device.translate({ hi: 0, lo: 0x3000, write: true })).toMatchObject({ pa: 0x5000 });
+    expect(device.translate(0x3000n, { write: true })).toMatchObject({ pa: 0x5000 });
   });
 
   it('§2.2.3, U: what only untranslated requests may use is not kept', () => {
     const { rig, root, device } = cached();
     rig.map(root, 3, 0x3000n, pte(0x5000n, { bits: 1n << 59n }));
-    expect(device.translate({ hi: 0, lo: 0x3000 })).toMatchObject({ pa: 0x5000 });
+    expect(device.translate(0x3000n)).toMatchObject({ pa: 0x5000 });
     expect(device.atc.lookup(0, 0x3000, null, false)).toBeNull();
-  });
-
-  it('reads and writes across pages, and stops where it is denied', () => {
-    const { rig, root, device } = cached();
-    rig.ram.add(0x55);
-    rig.ram.add(0x77);
-    rig.map(root, 3, 0x3000n, pte(0x5_5000n));
-    rig.map(root, 3, 0x4000n, pte(0x7_7000n));
-    const data = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8);
-    expect(device.access({ hi: 0, lo: 0x3ffc, write: true }, data)).toEqual({ done: 8, stopped: null });
-    expect([rig.at(0x5_5ff8), rig.at(0x7_7000)]).toEqual([0x0403_0201_0000_0000n, 0x0807_0605n]);
-    const back = new Uint8Array(8);
-    expect(device.access({ hi: 0, lo: 0x3ffc }, back).done).toBe(8);
-    expect(back).toEqual(data);
-    expect(device.access({ hi: 0, lo: 0x4ffc }, back)).toMatchObject({
-      done: 4,
-      stopped: { kind: 'denied' },
-    });
   });
 
   it('§2.1.4: a PASID has its own entries', () => {
@@ -378,10 +376,8 @@ describe("a device's IOTLB", () => {
     rig.guestDte(DEVICE, gcr3, { I: 1 });
     rig.control(GUEST);
     rig.mapGuest(cr3, 4, 0x1000n, 0x5007n);
-    const device = new AtsFunction(rig.iommu, DEVICE);
-    device.enable(true);
-    const where = (pasid: number | null): unknown =>
-      device.translate({ hi: 0, lo: 0x1000, pasid, execute: true });
+    const device = atsFunction(rig);
+    const where = (pasid: number | null): unknown => device.translate(0x1000n, { pasid, execute: true });
     expect(where(5)).toMatchObject({ pa: 0x5000 });
     expect(where(null)).toMatchObject({ pa: 0x1000 });
     expect(where(6)).toMatchObject({ kind: 'denied' });
@@ -395,7 +391,10 @@ describe("a device's IOTLB", () => {
   it('§2.6: is told of responses to its page requests', () => {
     const { rig } = host();
     const responses: unknown[] = [];
-    void new AtsFunction(rig.iommu, DEVICE, { onPageResponse: (response) => void responses.push(response) });
+    rig.iommu.attachEndpoint(DEVICE, {
+      invalidate: () => true,
+      pageResponse: (response) => void responses.push(response),
+    });
     rig.submit(completePpr({ DeviceID: DEVICE, PRGIndex: 4 }));
     expect(responses).toEqual([{ deviceId: DEVICE, pasid: null, prgIndex: 4, code: 0 }]);
   });

@@ -2,13 +2,11 @@
 // have done ends it.
 
 import { describe, expect, it } from 'vitest';
-import { AtsFunction } from './ats-function.ts';
-import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rules/rig.ts';
+import { AT, DATA, DID, Rig, VA, descriptor } from './rules/rig.ts';
 
 const { devTlb, iotlb, pDevTlb, pIotlb } = descriptor;
 const G1 = 1n << 30n;
 const PASID = 5;
-const at = { hi: 0, lo: Number(VA) };
 
 /** A nested page of a PASID, and where the last entries of both stages lie. */
 function nested(): { rig: Rig; first: number; second: number } {
@@ -55,10 +53,9 @@ describe('the second stage changed without IOTLB and Device-TLB flushes of its n
 
   it('the Device-TLB answers with the old page until it is invalidated too', () => {
     const { rig, second } = nested();
-    const device = new AtsFunction(rig.iommu, RID);
-    device.enable(true);
+    const device = rig.atsFunction();
     const write = (): number | string => {
-      const outcome = device.translate({ ...at, pasid: PASID, write: true });
+      const outcome = device.translate(VA, { pasid: PASID, write: true });
       return outcome.kind === 'translated' ? outcome.pa : outcome.kind;
     };
     expect(write()).toBe(AT.data);
@@ -74,9 +71,8 @@ describe('the second stage changed without IOTLB and Device-TLB flushes of its n
 
   it('the order matters: a Device-TLB that is flushed first is filled again from a stale IOTLB', () => {
     const { rig, second } = nested();
-    const device = new AtsFunction(rig.iommu, RID);
-    device.enable(true);
-    const write = (): string => device.translate({ ...at, pasid: PASID, write: true }).kind;
+    const device = rig.atsFunction();
+    const write = (): string => device.translate(VA, { pasid: PASID, write: true }).kind;
     write();
     rig.memory.put64(second, 0n);
     rig.run(devTlb({ address: 0x7fff_ffff_ffff_f000n, S: 1 }));
@@ -124,14 +120,13 @@ describe('Device-TLBs were never flushed (pKVM-IA #84)', () => {
   it('translated requests go where the tables no longer lead', () => {
     const rig = new Rig();
     const place = rig.second().map(VA, DATA);
-    const device = new AtsFunction(rig.iommu, RID);
-    device.enable(true);
-    const kind = (): string => device.translate({ ...at, write: true }).kind;
+    const device = rig.atsFunction();
+    const kind = (): string => device.translate(VA, { write: true }).kind;
     kind();
     rig.memory.put64(place, 0n);
     rig.run(iotlb());
     expect(kind()).toBe('translated');
-    device.enable(false);
+    device.atc.enable(false);
     expect(kind()).toBe('blocked');
   });
 });

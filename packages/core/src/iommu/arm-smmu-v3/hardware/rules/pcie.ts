@@ -1,13 +1,14 @@
 // §3.9, §4.5, chapter 8: ATS, PRI and CMD_SYNC's part in them.
 
 import type { ConfigOverrides } from '../config.ts';
-import { AtsFunction } from '../ats-function.ts';
 import type { AtsCompletion, AtsRequest } from '../ats.ts';
 import type { PageRequest, PageResponse } from '../pri-queue.ts';
 import { PRG_RESPONSE } from '../../spec/queues.ts';
 import { EATS, STE_CONFIG } from '../../spec/ste.ts';
+import type { Outcome } from '../transaction.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Leaf } from './tables.ts';
+import { AtsFunction } from '../../../testing/ats-function.ts';
 import { has, same, topic } from '../../../testing/rules.ts';
 
 const DATA = BigInt(AT.data);
@@ -41,17 +42,34 @@ function checked(config: ConfigOverrides = {}): Rig {
 }
 const translated = { translated: true, stallable: false };
 
+/** A function that uses ATS. Its Translated transactions carry no SubstreamID. */
+function atsFunction({ smmu }: Rig): AtsFunction<Outcome> {
+  const pci = new AtsFunction<Outcome>({
+    requestTranslation: ({ pasid, ...rest }) =>
+      smmu.requestTranslation({ streamId: SID, substreamId: pasid, ...rest }),
+    translate: ({ pasid, execute, ...rest }) =>
+      smmu.translate({
+        streamId: SID,
+        substreamId: pasid,
+        instruction: execute,
+        stallable: false,
+        ...rest,
+      }),
+  });
+  smmu.attachEndpoint(SID, { invalidate: (request) => pci.invalidate(request), pageResponse: () => {} });
+  return pci;
+}
+
 /** A function with VA in its ATC. */
-function cached(pasid: number | null = null): { rig: Rig; pci: AtsFunction; has: () => boolean } {
+function cached(pasid: number | null = null): { rig: Rig; pci: AtsFunction<Outcome>; has: () => boolean } {
   const rig = new Rig();
   rig.stage1({ ...TRANS, S1CDMax: pasid === null ? 0 : 4, S1DSS: 2 });
   if (pasid !== null) rig.memory.put(AT.cds + pasid * 64, rig.memory.words(AT.cds, 16));
   const tables = rig.tables();
   tables.map(VA, DATA);
   rig.cd(rig.cdFor(tables), pasid ?? 0);
-  const pci = new AtsFunction(rig.smmu, SID);
-  pci.enable(true);
-  pci.translate({ hi: 0, lo: Number(VA), pasid });
+  const pci = atsFunction(rig);
+  pci.translate(VA, { pasid });
   return { rig, pci, has: () => pci.atc.lookup(0, Number(VA), pasid, false) !== null };
 }
 
@@ -280,7 +298,7 @@ export const PCIE = topic('PCI', (rule) => {
     const { rig, pci, has: inAtc } = cached();
     rig.run(command.tlbi('TLBI_NSNH_ALL'), command.cfgiAll());
     same(inAtc(), true);
-    has(pci.translate({ hi: 0, lo: Number(VA) + 8, write: true }), { kind: 'translated', pa: AT.data + 8 });
+    has(pci.translate(VA + 8n, { write: true }), { kind: 'translated', pa: AT.data + 8 });
   });
   rule('§4.5.1', 'CMD_ATC_INV takes the entries of the range', () => {
     const { rig, has: inAtc } = cached();
@@ -324,8 +342,8 @@ export const PCIE = topic('PCI', (rule) => {
   });
   rule('§3.9.1', 'disabling ATS in the function empties its ATC', () => {
     const { pci, has: inAtc } = cached();
-    pci.enable(false);
-    pci.enable(true);
+    pci.atc.enable(false);
+    pci.atc.enable(true);
     same(inAtc(), false);
   });
   rule('§3.9.1.4', 'a CMD_ATC_INV that times out fails the next CMD_SYNC: CERROR_ATC_INV_SYNC', () => {

@@ -5,7 +5,6 @@ import type { AtcInvalidation } from '../../../cache-atc.ts';
 import { RESPONSE_CODE } from '../../spec/invalidation.ts';
 import { PGTT } from '../../spec/pasid.ts';
 import { PRS } from '../../spec/registers.ts';
-import { AtsFunction } from '../ats-function.ts';
 import type { AtsCompletion, AtsRequest } from '../ats.ts';
 import type { PageResponse } from '../endpoint.ts';
 import type { PageRequest } from '../page-request-queue.ts';
@@ -237,10 +236,9 @@ export const PCIE = topic('PCIE', (rule) => {
   rule('§4.1.3', 'a Device-TLB answers until it is invalidated, whatever the tables say', () => {
     const rig = new Rig();
     const place = rig.first().map(VA, DATA);
-    const device = new AtsFunction(rig.iommu, RID);
-    device.enable(true);
+    const device = rig.atsFunction();
     const lands = (): unknown => {
-      const outcome = device.translate({ ...at(VA), write: true });
+      const outcome = device.translate(VA, { write: true });
       return outcome.kind === 'translated' ? outcome.pa : outcome.kind;
     };
     same(lands(), AT.data);
@@ -281,9 +279,8 @@ export const PCIE = topic('PCIE', (rule) => {
     const rig = new Rig();
     rig.first({}, {}, 1).map(VA, DATA);
     rig.memory.put(AT.pasids + 128, rig.memory.words(AT.pasids + 64, 16));
-    const device = new AtsFunction(rig.iommu, RID);
-    device.enable(true);
-    for (const pasid of [1, 2]) device.translate({ ...at(VA), pasid });
+    const device = rig.atsFunction();
+    for (const pasid of [1, 2]) device.translate(VA, { pasid });
     rig.run(pDevTlb({ PASID: 1, address: VA }));
     same(
       [1, 2].map((pasid) => device.atc.lookup(0, Number(VA), pasid, false) !== null),

@@ -1,6 +1,7 @@
 // Remapping hardware with memory around it, and short words for what tests do with both.
 
 import { type Field, type FieldSpec, type Layout, decode, encode } from '../../../../base/bit-fields.ts';
+import { AtsFunction } from '../../../testing/ats-function.ts';
 import { TestMemory } from '../../../testing/memory.ts';
 import {
   CONTEXT_ENTRY,
@@ -130,6 +131,19 @@ export class Rig {
         ? structure(SM_ROOT_ENTRY, { LP: 1, LCTP: AT.context, UP: 1, UCTP: AT.upper, ...fields })
         : structure(ROOT_ENTRY, { P: 1, CTP: AT.context, ...fields });
     this.memory.put(AT.root, words);
+  }
+
+  /** The function, with ATS. */
+  atsFunction(): AtsFunction<Outcome> {
+    const device = new AtsFunction<Outcome>({
+      requestTranslation: (packet) => this.iommu.requestTranslation({ requesterId: RID, ...packet }),
+      translate: (packet) => this.iommu.translate({ requesterId: RID, ...packet }),
+    });
+    this.iommu.attachEndpoint(RID, {
+      invalidate: (request) => device.invalidate(request),
+      pageResponse: () => {},
+    });
+    return device;
   }
 
   // --- registers ---

@@ -1,9 +1,14 @@
-// What a device's DMA is measured with: memory of another process, read by process_vm_readv(2).
+// What a device's DMA is measured with: memory of another process, read by process_vm_readv(2), or by pread(2) where the
+// memory is a file that is shared.
 //
-//   vm-readv hold BYTES       has that much private memory, prints its pid and address, and waits for the end of stdin
-//   vm-readv read PID ADDRESS BYTES SPAN ROUNDS
-//                             prints the nanoseconds of a read of BYTES, at places that go through SPAN
+//   vm-readv hold private|shared BYTES
+//                             has that much memory, prints its pid, its address, and its file's path or -, and waits for
+//                             the end of stdin
+//   vm-readv time PID ADDRESS PATH|- SPAN
+//                             for each line of stdin, a number of bytes, prints the nanoseconds of a read of so many, at
+//                             places that go through SPAN, from ADDRESS in the process's memory or in the file on
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,40 +18,64 @@
 
 #include "measure.h"
 
-static int hold(size_t bytes)
+static int hold(bool shared, size_t bytes)
 {
-	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = shared ? memfd_create("ram", 0) : -1;
+	int flags = shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+	void *memory;
 	char end;
 
+	if (shared && ftruncate(fd, bytes))
+		return 1;
+	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (memory == MAP_FAILED)
 		return 1;
 	memset(memory, 1, bytes);
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-	printf("%d %" PRIuPTR "\n", getpid(), (uintptr_t)memory);
+	printf("%d %" PRIuPTR " ", getpid(), (uintptr_t)memory);
+	if (shared)
+		printf("/proc/%d/fd/%d\n", getpid(), fd);
+	else
+		printf("-\n");
 	fflush(stdout);
 	return read(0, &end, 1) < 0;
+}
+
+static ssize_t read_at(pid_t pid, int fd, void *into, size_t bytes, uintptr_t at)
+{
+	struct iovec local = { into, bytes }, remote = { (void *)at, bytes };
+
+	return fd < 0 ? process_vm_readv(pid, &local, 1, &remote, 1, 0) : pread(fd, into, bytes, (off_t)at);
 }
 
 int main(int argc, char **argv)
 {
 	size_t bytes, span;
 	uintptr_t address;
-	char *into;
+	char line[32];
 	pid_t pid;
-	long failures = 0;
+	int fd;
 
-	if (argc == 3)
-		return hold(strtoull(argv[2], NULL, 10));
-	if (argc != 7)
+	if (argc == 4)
+		return hold(!strcmp(argv[2], "shared"), strtoull(argv[3], NULL, 10));
+	if (argc != 6)
 		return 2;
 	pid = atoi(argv[2]);
 	address = strtoull(argv[3], NULL, 10);
-	bytes = strtoull(argv[4], NULL, 10);
+	fd = strcmp(argv[4], "-") ? open(argv[4], O_RDONLY) : -1;
 	span = strtoull(argv[5], NULL, 10);
-	into = malloc(bytes);
-	printf("%.1f\n", FASTEST(atol(argv[6]), (long)(span / bytes), ({
-		struct iovec local = { into, bytes }, remote = { (void *)(address + i * bytes), bytes };
-		failures += process_vm_readv(pid, &local, 1, &remote, 1, 0) != (ssize_t)bytes;
-	})));
-	return failures != 0;
+	while (fgets(line, sizeof(line), stdin)) {
+		char *into = malloc(bytes = strtoull(line, NULL, 10));
+		long failures = 0;
+
+		// The first round warms up and the second one is the faster.
+		printf("%.1f\n", FASTEST(2, (long)(span / bytes), ({
+			failures += read_at(pid, fd, into, bytes, address + i * bytes) != (ssize_t)bytes;
+		})));
+		fflush(stdout);
+		free(into);
+		if (failures)
+			return 1;
+	}
+	return 0;
 }

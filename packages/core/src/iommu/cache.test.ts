@@ -154,6 +154,29 @@ describe('a translation cache', () => {
     expect(hits).toBeGreaterThan(cache.capacity / 2);
   });
 
+  it('has room for pages that follow one another, wherever they begin, up to three quarters of its slots', () => {
+    fc.assert(
+      fc.property(fc.nat(0xf_ffff), fc.constantFrom(0, 1, -1), (start, upper) => {
+        const cache = new TranslationCache(256);
+        const domain = new CacheDomain(1);
+        for (let page = start; page < start + 192; page++) cache.insert(domain, SPACE, upper, page << 12, 12);
+        for (let page = start; page < start + 192; page++)
+          expect(cache.lookup(domain, SPACE, 0, upper, page << 12)).toBeGreaterThanOrEqual(0);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('has room for the same pages of as many domains as it has ways', () => {
+    const cache = new TranslationCache(256);
+    const domains = [1, 2, 3, 4].map((id) => new CacheDomain(id));
+    for (const domain of domains)
+      for (let page = 0x40; page < 0x80; page++) cache.insert(domain, SPACE, 0, page << 12, 12);
+    for (const domain of domains)
+      for (let page = 0x40; page < 0x80; page++)
+        expect(cache.lookup(domain, SPACE, 0, 0, page << 12)).toBeGreaterThanOrEqual(0);
+  });
+
   it('tells of what gives way, and of nothing else', () => {
     const cache = new TranslationCache(4);
     const domain = new CacheDomain(1);

@@ -75,6 +75,7 @@ export const ANY_SPACE = -1;
 
 const WAYS = 4;
 const WAY_SHIFT = 2;
+const PAGE_SHIFT = 12;
 /** Words per key: address 31:0 with the size in its low bits, address 63:32, domain, address space. */
 const KEY_SHIFT = 2;
 
@@ -106,6 +107,9 @@ export class TranslationCache {
   readonly #victim: Uint8Array;
   readonly #mask: number = 0;
   readonly #shift: number = 0;
+  /** log2 of the sets; the bits of an address above those that count the slots, page by page. */
+  readonly #setBits: number = 0;
+  readonly #above: number = 0;
 
   /** `entries` is rounded up to a power of two, at least 4. */
   constructor(entries: number) {
@@ -113,6 +117,8 @@ export class TranslationCache {
     this.capacity = WAYS << setBits;
     this.#mask = this.capacity - 1;
     this.#shift = 32 - WAY_SHIFT - setBits;
+    this.#setBits = setBits;
+    this.#above = ~(this.#mask << PAGE_SHIFT);
     this.#keys = new Int32Array(this.capacity << KEY_SHIFT);
     this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
@@ -123,13 +129,14 @@ export class TranslationCache {
   }
 
   /**
-   * The home of an entry: the slot that it has where that is free; its set are the slots that differ in the two lowest
-   * bits, home ^ way. Pages of one 256 KiB are neighbours, as a device goes from one to the next; such blocks, and
-   * larger entries, lie far from each other: Fibonacci hashing, the upper bits of a product.
+   * The home of an entry: the slot that it has where that is free; its set are the slots that differ in the two highest
+   * bits. Pages that follow one another have neighbouring homes, as a device goes from one to the next, and no two of
+   * as many pages as there are slots have the same one; what lies further away, larger entries, and other domains lie
+   * anywhere: Fibonacci hashing, the upper bits of a product.
    */
   #home(lo: number, hi: number, mix: number): number {
-    const block = (lo & ~0x3_f000) ^ (hi << 11) ^ (hi >>> 7) ^ mix;
-    return ((Math.imul(block, 0x9e37_79b1) >>> this.#shift) ^ ((lo >>> 12) & 63)) & this.#mask;
+    const block = (lo & this.#above) ^ (hi << 11) ^ (hi >>> 7) ^ mix;
+    return ((Math.imul(block, 0x9e37_79b1) >>> this.#shift) ^ (lo >>> PAGE_SHIFT)) & this.#mask;
   }
 
   /**
@@ -154,6 +161,7 @@ export class TranslationCache {
 
   #search(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
     const keys = this.#keys;
+    const setBits = this.#setBits;
     const { id, mix, sizes, sizeCount } = domain;
     for (let i = 0; i < sizeCount; i++) {
       const size = sizes[i]!;
@@ -162,10 +170,11 @@ export class TranslationCache {
       const high = size <= 32 ? hi | 0 : hi & MASK_HI[size]!;
       const home = this.#home(low, high, mix);
       for (let way = 0; way < WAYS; way++) {
-        const key = (home ^ way) << KEY_SHIFT;
+        const slot = home ^ (way << setBits);
+        const key = slot << KEY_SHIFT;
         if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id) {
           const tag = keys[key | 3];
-          if (tag === space || tag === other) return home ^ way;
+          if (tag === space || tag === other) return slot;
         }
       }
     }
@@ -181,9 +190,10 @@ export class TranslationCache {
     const { id } = domain;
     const home = this.#home(low, high, domain.mix);
     for (let way = 0; way < WAYS; way++) {
-      const key = (home ^ way) << KEY_SHIFT;
+      const slot = home ^ (way << this.#setBits);
+      const key = slot << KEY_SHIFT;
       if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id && keys[key | 3] === space) {
-        return home ^ way;
+        return slot;
       }
     }
     return this.#take(home, low, high, id, space);
@@ -213,12 +223,13 @@ export class TranslationCache {
   #makeRoom(home: number): number {
     const keys = this.#keys;
     for (let way = 1; way < WAYS; way++) {
-      if (keys[((home ^ way) << KEY_SHIFT) + 2] === 0) return home ^ way;
+      const slot = home ^ (way << this.#setBits);
+      if (keys[(slot << KEY_SHIFT) + 2] === 0) return slot;
     }
-    const set = home >>> WAY_SHIFT;
+    const set = home & (this.#mask >>> WAY_SHIFT);
     const way = this.#victim[set]!;
     this.#victim[set] = (way + 1) & (WAYS - 1);
-    const slot = (set << WAY_SHIFT) + way;
+    const slot = set | (way << this.#setBits);
     if (this.onEvict !== null) this.onEvict(slot);
     return slot;
   }
@@ -245,7 +256,7 @@ export class TranslationCache {
       const high = hi & MASK_HI[size]!;
       const home = this.#home(low, high, domain.mix);
       for (let way = 0; way < WAYS; way++) {
-        const slot = home ^ way;
+        const slot = home ^ (way << this.#setBits);
         const key = slot << KEY_SHIFT;
         if (keys[key] !== low || keys[key | 1] !== high || keys[key | 2] !== domain.id) continue;
         const tag = keys[key | 3];
@@ -286,7 +297,7 @@ export class TranslationCache {
         const low = lo | size;
         const home = this.#home(low, hi, domain.mix);
         for (let way = 0; way < WAYS; way++) {
-          const slot = home ^ way;
+          const slot = home ^ (way << this.#setBits);
           const key = slot << KEY_SHIFT;
           if (keys[key] !== low || keys[key | 1] !== hi || keys[key | 2] !== domain.id) continue;
           const tag = keys[key | 3];

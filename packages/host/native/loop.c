@@ -113,14 +113,12 @@ static bool receive(struct supervisor *s)
 static bool prepare_ioctl(struct supervisor *s)
 {
 	struct mailbox *box = s->box;
-	ssize_t got;
 
 	box->whose = task_identify(s, box->tid, box->fd, &box->inode);
 	if (box->whose == WHOSE_FOREIGN)
 		return (uint32_t)box->a[0] == KVM_SET_DEVICE_ATTR;
 	s->slot_trusted = true;
-	got = memory_read_some(s, box->tid, box->a[1], box->prefetch, PREFETCH_BYTES);
-	box->prefetched = got > 0 ? got : 0;
+	memory_prefetch(s, box->a[1]);
 	return true;
 }
 

@@ -84,28 +84,38 @@ static void remember_page(struct supervisor *s, pid_t pid, uint64_t va, bool wri
 		*(write_it ? &slot->writable_page : &slot->readable_page) = va / PAGE + 1;
 }
 
-/* As much as is there. */
-ssize_t memory_read_some(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length)
+/*
+ * Takes along what an ioctl's argument points to and what lies around it in the same page: a struct is nearly always in
+ * one page, and what it points to in turn often lies beside it on the stack. What is missing is asked for when it is
+ * needed.
+ */
+void memory_prefetch(struct supervisor *s, uint64_t va)
 {
-	size_t in_page = PAGE - (va & (PAGE - 1));
+	struct mailbox *box = s->box;
+	uint64_t page = va & ~(uint64_t)(PAGE - 1), start, end;
 	struct slot *slot;
-	ssize_t done;
+	ssize_t got;
 
-	/* What a struct needs is nearly always in one page; the rest is asked for when it is not. */
-	if (in_page >= 64 && in_page < length)
-		length = in_page;
-	slot = known_page(s, pid, va, length, false);
-	if (slot && pread(slot->mem, into, length, (off_t)va) == (ssize_t)length)
-		return length;
-	done = transfer(s, pid, va, into, length, false);
-	if (done == (ssize_t)length)
-		remember_page(s, pid, va, false);
-	return done;
+	start = va - page > PREFETCH_BEFORE ? va - PREFETCH_BEFORE : page;
+	end = page + PAGE - start > PREFETCH_BYTES ? start + PREFETCH_BYTES : page + PAGE;
+	slot = known_page(s, box->tid, start, end - start, false);
+	got = slot ? pread(slot->mem, box->prefetch, end - start, (off_t)start) : -1;
+	if (got != (ssize_t)(end - start)) {
+		got = transfer(s, box->tid, start, box->prefetch, end - start, false);
+		if (got == (ssize_t)(end - start))
+			remember_page(s, box->tid, start, false);
+	}
+	box->prefetch_va = start;
+	box->prefetched = got > 0 ? got : 0;
 }
 
 /* All of it, or -1. */
 ssize_t memory_read(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length)
 {
+	struct slot *slot = known_page(s, pid, va, length, false);
+
+	if (slot && pread(slot->mem, into, length, (off_t)va) == (ssize_t)length)
+		return length;
 	return transfer(s, pid, va, into, length, false) == (ssize_t)length ? (ssize_t)length : -1;
 }
 

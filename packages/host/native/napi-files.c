@@ -437,6 +437,16 @@ static napi_value same_memory(napi_env env, napi_callback_info info)
 	return glue_result(env, order < 0 ? order : order == 0);
 }
 
+/* sizeOf(fd): the file's length in bytes, -errno. */
+static napi_value size_of(napi_env env, napi_callback_info info)
+{
+	napi_value argv[1];
+	struct stat st;
+
+	glue_args(env, info, argv, 1);
+	return glue_result(env, fstat((int)glue_int(env, argv[0]), &st) ? -1 : st.st_size);
+}
+
 /* growTo(fd, bytes): makes the file that long where it is shorter. */
 static napi_value grow_to(napi_env env, napi_callback_info info)
 {
@@ -479,6 +489,7 @@ void napi_files_register(napi_env env, napi_value exports)
 		{ "pidfdSignal", pidfd_signal },
 		{ "fileSystem", file_system },
 		{ "sameMemory", same_memory },
+		{ "sizeOf", size_of },
 		{ "growTo", grow_to },
 	};
 

@@ -74,7 +74,9 @@ enum event {
 	EVENT_NOTIFICATION = 7, /* not for JavaScript: the listener's place in epoll */
 };
 
-#define PREFETCH_BYTES 128
+/* So much client memory before and from the argument of an ioctl on comes with it, as far as its page reaches. */
+#define PREFETCH_BEFORE 256
+#define PREFETCH_BYTES 512
 #define PATH_BYTES 4096
 #define SCRATCH_BYTES 4096
 #define EVENTS_MAX 512
@@ -101,18 +103,17 @@ struct mailbox {
 	uint32_t whose;
 	double inode;
 	uint64_t a[4];
-	double spare;
-	uint32_t prefetched; /* bytes of client memory at a[1] (ioctl) that are in `prefetch` */
+	uint64_t prefetch_va; /* of an ioctl: where the client memory in `prefetch` is from, */
+	uint32_t prefetched;  /* and how many bytes of it there are */
 	uint32_t path_length;
 	uint32_t event_count;
 	uint32_t received; /* notifications so far */
 	uint32_t pad[2];
-	/* 128 */
-	uint8_t prefetch[PREFETCH_BYTES];
-	/* 256: results of functions that return more than a number. */
+	/* 128: results of functions that return more than a number. */
 	double out[16];
-	/* 384 */
+	/* 256 */
 	uint64_t wide[16];
+	uint64_t spare[16];
 	/* 512 */
 	struct {
 		uint32_t kind;
@@ -122,13 +123,16 @@ struct mailbox {
 	uint8_t path[PATH_BYTES];
 	/* 12800 */
 	uint8_t scratch[SCRATCH_BYTES];
+	/* 16896 */
+	uint8_t prefetch[PREFETCH_BYTES];
 };
 
 _Static_assert(offsetof(struct mailbox, a) == 64, "mirrored in native.ts");
-_Static_assert(offsetof(struct mailbox, prefetch) == 128, "mirrored in native.ts");
+_Static_assert(offsetof(struct mailbox, out) == 128, "mirrored in native.ts");
 _Static_assert(offsetof(struct mailbox, events) == 512, "mirrored in native.ts");
 _Static_assert(offsetof(struct mailbox, path) == 8704, "mirrored in native.ts");
 _Static_assert(offsetof(struct mailbox, scratch) == 12800, "mirrored in native.ts");
+_Static_assert(offsetof(struct mailbox, prefetch) == 16896, "mirrored in native.ts");
 
 /* Open directories of tasks that were heard of lately. */
 #define SLOTS 64
@@ -240,7 +244,7 @@ bool paths_candidate(struct supervisor *s, int dirfd, bool follow);
 /* memory.c */
 ssize_t memory_read(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length);
 ssize_t memory_write(struct supervisor *s, pid_t pid, uint64_t va, const void *from, size_t length);
-ssize_t memory_read_some(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length);
+void memory_prefetch(struct supervisor *s, uint64_t va);
 ssize_t memory_read_string(struct supervisor *s, pid_t pid, uint64_t va, char *into, size_t size);
 
 /* glue.c: what the functions of napi-*.c have in common */

@@ -112,6 +112,8 @@ export interface Native {
   fileSystem(fd: number): number;
   /** 1 where two tasks share an address space, 0 where not, -errno where it cannot be known. */
   sameMemory(one: number, other: number): number;
+  /** A file's length in bytes, -errno. */
+  sizeOf(fd: number): number;
   /** Makes a file that long where it is shorter. */
   growTo(fd: number, bytes: bigint): number;
 
@@ -133,12 +135,12 @@ export interface Native {
 
 const OFFSET = {
   A: 64,
-  PREFETCH: 128,
-  OUT: 256,
-  WIDE: 384,
+  OUT: 128,
+  WIDE: 256,
   EVENTS: 512,
   PATH: 8704,
   SCRATCH: 12800,
+  PREFETCH: 16896,
 } as const;
 /** Places of 32-bit words, and of doubles where the name says so. */
 const INDEX = {
@@ -159,7 +161,7 @@ const INDEX = {
   EVENT_COUNT: 28,
   RECEIVED: 29,
 } as const;
-export const PREFETCH_BYTES = 128;
+export const PREFETCH_BYTES = 512;
 export const SCRATCH_BYTES = 4096;
 const RESPOND_VALUE = 1;
 const RESPOND_CONTINUE = 2;
@@ -174,7 +176,7 @@ export class Mailbox {
   readonly #i32: Int32Array;
   readonly #u64: BigUint64Array;
   readonly #f64: Float64Array;
-  /** Client memory at the ioctl's argument, {@link prefetched} bytes of it. */
+  /** Client memory around the ioctl's argument: {@link prefetched} bytes from {@link prefetchVa} on. */
   readonly prefetch: Uint8Array;
   readonly out: Float64Array;
   readonly wide: BigUint64Array;
@@ -214,6 +216,9 @@ export class Mailbox {
   }
   get inode(): number {
     return this.#f64[INDEX.INODE_DOUBLE]!;
+  }
+  get prefetchVa(): bigint {
+    return this.#u64[OFFSET.A / 8 + 4]!;
   }
   get prefetched(): number {
     return this.#u32[INDEX.PREFETCHED]!;

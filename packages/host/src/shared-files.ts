@@ -220,7 +220,7 @@ class HostSharedFile implements SharedFile {
   }
 
   size(): bigint {
-    if (this.open) return fstatSync(this.#fd, { bigint: true }).size;
+    if (this.open) return big(Math.max(0, this.#native.sizeOf(this.#fd)));
     // What a program maps is there; what lies beyond is known only when it is mapped.
     let size = 0n;
     for (const { start, last, offset } of this.#places) {

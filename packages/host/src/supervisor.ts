@@ -304,7 +304,7 @@ export class Supervisor {
     current.tid = box.tid;
     current.memory = task.process.memory;
     current.prefetched = box.prefetched;
-    if (current.prefetched > 0) current.prefetchVa = box.arg(1);
+    if (current.prefetched > 0) current.prefetchVa = box.prefetchVa;
     return task;
   }
 

@@ -46,7 +46,7 @@ export function u64(hi: number, lo: number): bigint {
 /** The number of the 4 KiB page that holds byte `address`. */
 export function pageNumber(address: bigint): number {
   word[0] = address;
-  return halves[HI]! * 2 ** 20 + (halves[LO]! >>> PAGE_SHIFT);
+  return halves[HI]! * 0x10_0000 + (halves[LO]! >>> PAGE_SHIFT);
 }
 
 /** The offset of byte `address` in its 4 KiB page. */
@@ -58,13 +58,13 @@ export function pageOffset(address: bigint): number {
 /** The first byte of page `page`. */
 export function pageAddress(page: number): bigint {
   halves[LO] = page << PAGE_SHIFT;
-  halves[HI] = page / 2 ** 20;
+  halves[HI] = page / 0x10_0000;
   return word[0]!;
 }
 
 /** A u64 known to fit a JavaScript number exactly (at most 2^53 - 1). Throws RangeError where it does not. */
 export function exact(value: bigint): number {
-  const n = hi32(value) * 2 ** 32 + halves[LO]!;
+  const n = hi32(value) * 0x1_0000_0000 + halves[LO]!;
   if (!Number.isSafeInteger(n)) throw new RangeError(`0x${value.toString(16)} does not fit a number`);
   return n;
 }

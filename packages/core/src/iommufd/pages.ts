@@ -215,7 +215,7 @@ export class IoptPages implements DmaBufImporter {
       if (first !== last) return this.#rwSlow(startByte, data, write);
       if (this.#kernel.failpoint()) return fail(EINVAL, 'the page could not be pinned');
       const resolved = resolveUserPages(memory, pageNumber(this.origin.va) + first, 1, write);
-      if (failed(resolved)) return resolved;
+      return failed(resolved) ? resolved : copyPinned(resolved[0]!, pageOffset(startByte), data, write);
     }
     const done = write ? memory.write(va, data) : memory.read(va, data);
     if (!done) return fail(EFAULT, 'the memory behind the IOVA is not there');
@@ -231,10 +231,8 @@ export class IoptPages implements DmaBufImporter {
     for (const range of this.#resolveAll(first, last)) {
       if (failed(range)) return range;
       const bytes = Math.min(range.pages * PAGE_SIZE - skip, data.length - at);
-      const offset = pageAddress(range.firstPage) + big(skip);
-      const part = data.subarray(at, at + bytes);
-      if (!(write ? range.backing.write(offset, part) : range.backing.read(offset, part)))
-        return fail(EFAULT, 'the memory behind the IOVA is gone');
+      const done = copyPinned(range, skip, data.subarray(at, at + bytes), write);
+      if (failed(done)) return done;
       at += bytes;
       skip = 0;
     }
@@ -348,6 +346,13 @@ export class IoptPages implements DmaBufImporter {
     if (at <= last) holes.push([at, last]);
     return holes;
   }
+}
+
+/** Copies to or from pages as whoever has pinned them sees them. */
+function copyPinned(range: PageRange, inPage: number, data: Uint8Array, write: boolean): Result<void> {
+  const offset = pageAddress(range.firstPage) + big(inPage);
+  if (!(write ? range.backing.write(offset, data) : range.backing.read(offset, data)))
+    return fail(EFAULT, 'the memory behind the IOVA is gone');
 }
 
 function firstOf(holder: PagesHolder): number {

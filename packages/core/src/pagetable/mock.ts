@@ -90,7 +90,7 @@ function formatPageSizes(startingLevel: number, vaLog2: number): bigint {
 }
 
 function log2Floor(n: number): number {
-  const hi = Math.floor(n / 2 ** 32);
+  const hi = Math.floor(n / 0x1_0000_0000);
   return hi !== 0 ? 63 - Math.clz32(hi) : 31 - Math.clz32(n >>> 0);
 }
 
@@ -98,7 +98,7 @@ function log2Floor(n: number): number {
 function trailingZeros(a: number, b: number): number {
   const lo = (a >>> 0) | (b >>> 0);
   if (lo !== 0) return 31 - Math.clz32(lo & -lo);
-  const hi = Math.floor(a / 2 ** 32) | Math.floor(b / 2 ** 32);
+  const hi = Math.floor(a / 0x1_0000_0000) | Math.floor(b / 2 ** 32);
   return hi !== 0 ? 63 - Math.clz32(hi & -hi) : 53;
 }
 
@@ -127,11 +127,11 @@ function leafGranules(table: Table, item: number): number {
 
 /** `granule` modulo a power of two. */
 function modulo(granule: number, size: number): number {
-  return size <= 2 ** 31 ? (granule & (size - 1)) >>> 0 : granule % size;
+  return size <= 0x8000_0000 ? (granule & (size - 1)) >>> 0 : granule % size;
 }
 
 function outputGranule(table: Table, index: number): number {
-  return (table.high[index]! >>> ADDRESS_SHIFT) * 2 ** 32 + table.low![index]!;
+  return (table.high[index]! >>> ADDRESS_SHIFT) * 0x1_0000_0000 + table.low![index]!;
 }
 
 /** The mock's page table. */
@@ -338,7 +338,7 @@ export class MockPageTable {
     for (let i = start; i < end; i++) if (high[i] !== 0) return false;
     const item = (contigLog2 + 1) | ((prot & PROT) << PROT_SHIFT);
     if (contigLog2 > 0) high.fill(item, start, end);
-    high[start] = item | (Math.floor(output / 2 ** 32) << ADDRESS_SHIFT);
+    high[start] = item | (Math.floor(output / 0x1_0000_0000) << ADDRESS_SHIFT);
     table.low ??= new Uint32Array(ITEMS);
     table.low[start] = output;
     table.used += end - start;

@@ -14,6 +14,7 @@ iommus:
 devices:
   - { name: '0000:0a:00.0', iommu: smmu0, model: dma-engine }
   - { name: '0000:0b:00.0', iommu: smmu0, model: igb-loopback }
+  - { name: '0000:0c:00.0', iommu: smmu0, model: nvme, disk: { bytes: 0x100000 } }
 `;
 
 let command: Command;
@@ -64,6 +65,10 @@ describe('a program with a device', () => {
     expect(scene('eventfds')).toEqual(['pipe -22 closed -9', 'full 1', 'closed 1', 'away 0', 'none 1']);
   });
 
+  test('may unmask the pin by another eventfd once it has closed the first', () => {
+    expect(scene('unmask')).toEqual(['first 0', 'open -16', 'closed 0', 'again -16']);
+  });
+
   test('may reset it at any time', () => {
     expect(scene('reset')).toEqual(['reset 0', 'registers 0', 'copy 1', 'again 1']);
   });
@@ -103,6 +108,7 @@ test('sysfs shows the devices of the machine as they are', () => {
     '/dev/vfio:',
     '0',
     '1',
+    '2',
     'devices',
     'vfio',
     '',
@@ -112,6 +118,7 @@ test('sysfs shows the devices of the machine as they are', () => {
     '/sys/class/vfio-dev:',
     'vfio0',
     'vfio1',
+    'vfio2',
     expect.stringMatching(/^0x00000000c0000000 0x00000000c001ffff 0x0000000000040200$/),
     '0x0000000008000000 0x00000000080fffff msi',
     '',

@@ -130,7 +130,7 @@ export class Processes {
   constructor(host: MemoryHost, files: ProcessFiles) {
     this.host = host;
     this.files = files;
-    this.eventfds = new Eventfds(host.native);
+    this.eventfds = new Eventfds(host.native, () => this.#entries.keys());
   }
 
   /** The thread that waits for an answer; null where it died meanwhile. */

@@ -101,20 +101,25 @@ static uint32_t copy(uint64_t from, uint64_t to, uint32_t bytes)
 }
 
 /* Vector 0 of MSI-X gets this eventfd, or -1; 0, or -errno. */
-static int set_vector(int fd)
+static int set_irq(uint32_t index, uint32_t action, int fd)
 {
 	char bytes[sizeof(struct vfio_irq_set) + 4] = { 0 };
 	struct vfio_irq_set *set = (struct vfio_irq_set *)bytes;
 
 	set->argsz = sizeof(bytes);
-	set->flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-	set->index = VFIO_PCI_MSIX_IRQ_INDEX;
+	set->flags = VFIO_IRQ_SET_DATA_EVENTFD | action;
+	set->index = index;
 	set->count = 1;
 	memcpy(set->data, &fd, 4);
 	return ioctl(device, VFIO_DEVICE_SET_IRQS, set) ? -errno : 0;
 }
 
-static const char *engine = "0000:0a:00.0", *network = "0000:0b:00.0";
+static int set_vector(int fd)
+{
+	return set_irq(VFIO_PCI_MSIX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, fd);
+}
+
+static const char *engine = "0000:0a:00.0", *network = "0000:0b:00.0", *disk = "0000:0c:00.0";
 
 static void scene_copy(void)
 {
@@ -178,6 +183,26 @@ static void scene_eventfds(void)
 	printf("closed %u\n", copy(IOVA, IOVA + 4096, 64));
 	printf("away %d\n", set_vector(-1));
 	printf("none %u\n", copy(IOVA, IOVA + 4096, 64));
+}
+
+static int unmask_by(int fd)
+{
+	return set_irq(VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_UNMASK, fd);
+}
+
+/* QEMU, which gives KVM another eventfd whenever the guest's interrupts are routed anew, closes the one before. */
+static void scene_unmask(void)
+{
+	int trigger = eventfd(0, 0), first = eventfd(0, 0), second = eventfd(0, 0), copy = dup(first);
+
+	open_device(2, disk);
+	must(set_irq(VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, trigger) == 0, "VFIO_DEVICE_SET_IRQS");
+	printf("first %d\n", unmask_by(first));
+	close(first);
+	printf("open %d\n", unmask_by(second));
+	close(copy);
+	printf("closed %d\n", unmask_by(second));
+	printf("again %d\n", unmask_by(second));
 }
 
 static void scene_reset(void)
@@ -295,6 +320,7 @@ int main(int argc, char **argv)
 	} scenes[] = { { "copy", scene_copy },	   { "sizes", scene_sizes },   { "eventfds", scene_eventfds },
 		       { "reset", scene_reset },   { "mapped", scene_mapped }, { "killed", scene_killed },
 		       { "shared", scene_shared }, { "kvm", scene_kvm },
+		       { "unmask", scene_unmask },
 		       { "die", die } };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -27,6 +27,8 @@ export interface Eventfd {
    * (drivers/vfio/virqfd.c). Until release.
    */
   watch(signalled: () => void): void;
+  /** Whether a program still has a descriptor of it: what watches hear of the last close(2) as EPOLLHUP. */
+  open(): boolean;
   release(): void;
 }
 

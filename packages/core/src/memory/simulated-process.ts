@@ -207,6 +207,8 @@ export class SimulatedEventfd {
   readonly eventfd = true;
   /** What read(2) would answer; 0: it would wait. */
   count = 0;
+  /** False once the program has closed its last descriptor. */
+  open = true;
   readonly #holders = new Set<{ signalled: (() => void) | null }>();
 
   /** How many hold it beside the program. */
@@ -224,6 +226,7 @@ export class SimulatedEventfd {
         holder.signalled = signalled;
         if (this.count > 0) this.add(0);
       },
+      open: () => this.open,
       release: () => void this.#holders.delete(holder),
     };
   }
@@ -296,8 +299,9 @@ export class SimulatedProcess implements Process {
     const entry = this.#files.get(fd);
     if (entry === undefined) return false;
     this.#files.delete(fd);
-    if (--entry.references.count === 0 && 'release' in entry.file && !('eventfd' in entry.file))
-      entry.file.release();
+    if (--entry.references.count > 0) return true;
+    if ('eventfd' in entry.file) entry.file.open = false;
+    else if ('release' in entry.file) entry.file.release();
     return true;
   }
 

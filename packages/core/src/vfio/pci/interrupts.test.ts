@@ -212,6 +212,18 @@ describe('INTx', () => {
     expect(count()).toBe(2);
   });
 
+  test('is unmasked by another eventfd once the program has closed the first', () => {
+    const { rig } = withIntx();
+    const [first, second] = [rig.eventfd(), rig.eventfd()];
+    expect(rig.setIrqs(EVENTFD | UNMASK, INTX, 0, 1, { fds: [first.fd] })).toBe(0);
+    const copy = rig.process.dup(first.fd) as number;
+    rig.process.close(first.fd);
+    expect(rig.setIrqs(EVENTFD | UNMASK, INTX, 0, 1, { fds: [second.fd] })).toBe(-EBUSY);
+    rig.process.close(copy);
+    expect(rig.setIrqs(EVENTFD | UNMASK, INTX, 0, 1, { fds: [second.fd] })).toBe(0);
+    expect([first.eventfd.holders, second.eventfd.holders]).toEqual([0, 1]);
+  });
+
   test('is unmasked by an eventfd', () => {
     const { rig, count } = withIntx();
     const unmask = rig.eventfd();

@@ -158,14 +158,17 @@ export class VfioInterrupts {
     else this.unmaskIntx();
   }
 
-  /** An eventfd by which the program unmasks INTx; null takes it away. EBUSY where there is one. */
+  /**
+   * An eventfd by which the program unmasks INTx; null takes it away. EBUSY where there is one that is still open: one
+   * that was closed is gone (drivers/vfio/virqfd.c virqfd_wakeup()), which QEMU counts on when it gives KVM another.
+   */
   setIntxUnmask(eventfd: Eventfd | null): Result<void> {
     assert(this.#intx !== null, 'INTx is in use');
-    if (eventfd === null) {
+    if (eventfd === null || this.#intx.unmask?.open() === false) {
       this.#intx.unmask?.release();
       this.#intx.unmask = null;
-      return;
     }
+    if (eventfd === null) return;
     if (this.#intx.unmask !== null) {
       eventfd.release();
       return fail(EBUSY, 'INTx is unmasked by another eventfd');

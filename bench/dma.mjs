@@ -1,8 +1,8 @@
 // DMA of a device through a nested SMMUv3 into the memory of a program, beside the same bytes read in C
 // (peers/vm-readv.c): a read of 4 KiB and of 1 MiB, through stage 1 tables of 4 KiB pages in the guest's memory and the
 // host's stage 2, out of the IOTLB. `private` is a VMM's RAM where nobody says otherwise, read by process_vm_readv(2)
-// in C; `shared` is RAM of a memory file, read by pread(2). Both sides take turns, a few milliseconds each; what is
-// printed are medians, and `ratio` is C's time over ours: of the speed of C that is left.
+// in C; `shared` is RAM of a memory file, read by pread(2). Both sides take turns, a few milliseconds each, and
+// what is printed are medians; `ratio` is C's time over ours, turn by turn: of the speed of C that is left.
 //
 //   node bench/dma.mjs
 //
@@ -124,8 +124,8 @@ function makeGuest(core, pid, va) {
 }
 
 /** Nanoseconds of a read of `bytes`, at places that go through the data: the faster of two rounds, as in C. */
-function timeReads(port, data) {
-  const bytes = data.length;
+function timeReads(port, bytes) {
+  const data = new Uint8Array(bytes);
   const count = DATA / bytes;
   let best = Infinity;
   for (let round = 0; round < 2; round++) {
@@ -137,6 +137,7 @@ function timeReads(port, data) {
     }
     best = Math.min(best, ((performance.now() - start) * 1e6) / count);
   }
+  if (data.some((byte) => byte !== 1)) throw new Error('the device has read something else');
   return best;
 }
 
@@ -164,16 +165,15 @@ class Peer {
 }
 
 async function row(kind, port, peer, bytes) {
-  const data = new Uint8Array(bytes);
-  const [ours, c] = [[], []];
+  const [ours, c, ratios] = [[], [], []];
   for (let round = 0; round < ROUNDS; round++) {
-    ours.push(timeReads(port, data));
+    ours.push(timeReads(port, bytes));
     c.push(await peer.ask(bytes));
+    ratios.push(c[round] / ours[round]);
   }
-  if (data.some((byte) => byte !== 1)) throw new Error('the device has read something else');
   const size = bytes < 1 << 20 ? `${bytes / 1024} KiB` : `${bytes / 2 ** 20} MiB`;
   const [us, inC] = [ours, c].map((times) => (median(times) / 1000).toFixed(1).padStart(7));
-  const ratio = (median(c) / median(ours)).toFixed(2);
+  const ratio = median(ratios).toFixed(2);
   console.log(`  ${kind.padEnd(7)} ${size} ${us} us, C ${inC} us, ratio ${ratio}`);
 }
 

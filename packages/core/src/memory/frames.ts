@@ -155,7 +155,8 @@ export class FrameTable {
 
   /** KeptMemory.follows(): pages that are neighbours in their backing, both pinned. */
   follows(end: number, next: number): boolean {
-    if (end % PAGE_SIZE !== 0 || next % PAGE_SIZE !== 0) return false;
+    // As words: % of what is no small integer is a call.
+    if (((end | next) & (PAGE_SIZE - 1)) !== 0) return false;
     const [before, after] = [end / PAGE_SIZE - 1, next / PAGE_SIZE];
     const [one, other] = [this.#chunkOf(before), this.#chunkOf(after)];
     if (one === null || other === null) return false;

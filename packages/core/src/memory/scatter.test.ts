@@ -38,8 +38,7 @@ describe('a transfer', () => {
   it('reaches pages that are neighbours where they are kept at once, though their addresses are not', () => {
     const { space, places, reads } = setUp();
     const data = new Uint8Array(PAGES * PAGE);
-    const scatter = new Scatter(space);
-    scatter.begin(data, false);
+    const scatter = new Scatter(space, data, false);
     for (let page = 0; page < PAGES; page++) expect(scatter.add(places[page]!, PAGE)).toBe(true);
     expect(scatter.flush()).toBe(true);
     expect(scatter.done).toBe(data.length);
@@ -51,8 +50,7 @@ describe('a transfer', () => {
 
   it('says how far it came where memory refuses', () => {
     const { space, places, holes } = setUp();
-    const scatter = new Scatter(space);
-    scatter.begin(new Uint8Array(3 * PAGE), true);
+    const scatter = new Scatter(space, new Uint8Array(3 * PAGE), true);
     scatter.add(places[0]!, PAGE);
     scatter.add(holes, PAGE);
     expect(scatter.add(places[1]!, PAGE)).toBe(false);
@@ -62,8 +60,7 @@ describe('a transfer', () => {
   it('reads zeroes where nothing is, and goes on behind', () => {
     const { space, places } = setUp();
     const data = new Uint8Array(3).fill(9);
-    const scatter = new Scatter(space);
-    scatter.begin(data, false);
+    const scatter = new Scatter(space, data, false);
     scatter.add(places[2]!, 1);
     scatter.skip(1);
     scatter.add(places[4]!, 1);
@@ -86,8 +83,7 @@ describe('a transfer', () => {
           Uint8Array,
           Uint8Array,
         ];
-        const scatter = new Scatter(one.space);
-        scatter.begin(first, write);
+        const scatter = new Scatter(one.space, first, write);
         let at = 0;
         for (const [index, { place, from, whole }] of parts.entries()) {
           const offset = whole ? 0 : from * 64;

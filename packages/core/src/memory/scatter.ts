@@ -6,8 +6,8 @@ import type { PhysicalMemory } from './physical.ts';
  */
 export class Scatter {
   readonly #memory: PhysicalMemory;
-  #data: Uint8Array = new Uint8Array(0);
-  #write = false;
+  readonly #data: Uint8Array;
+  readonly #write: boolean;
   /** Bytes that have been transferred. */
   done = 0;
   /** Bytes after those that have a place, and what places: the first, and the end of the last. */
@@ -16,16 +16,11 @@ export class Scatter {
   #end = 0;
   #places = 0;
 
-  constructor(memory: PhysicalMemory) {
-    this.#memory = memory;
-  }
-
   /** Writes `data` from its start on, or fills it. */
-  begin(data: Uint8Array, write: boolean): void {
+  constructor(memory: PhysicalMemory, data: Uint8Array, write: boolean) {
+    this.#memory = memory;
     this.#data = data;
     this.#write = write;
-    this.done = 0;
-    this.#pending = 0;
   }
 
   /** The next `bytes` lie at `pa`. False where the bytes before them could not be transferred. */

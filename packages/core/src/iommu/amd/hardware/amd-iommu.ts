@@ -367,8 +367,7 @@ export class AmdIommu {
    * are an interrupt.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    const scatter = new Scatter(this.#memory);
-    scatter.begin(data, transaction.write === true);
+    const scatter = new Scatter(this.#memory, data, transaction.write === true);
     for (let at = 0; at < data.length;) {
       const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
       const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;

@@ -245,18 +245,22 @@ export class SmmuV3 {
 
   /** What becomes of a transaction. */
   translate(transaction: Transaction): Outcome {
-    if (this.#enabled === true && transaction.translated !== true && transaction.unsupported === undefined) {
-      const context = this.#table.cached(transaction.streamId, transaction.substreamId ?? null);
-      if (context !== undefined) {
-        const translator = this.#translator;
-        if (transaction.attributes === undefined && transaction.atomic !== true) {
-          const need = needOf(context.stream, transaction);
-          if (translator.quick(context, transaction.hi, transaction.lo, need)) return translated(translator);
-        }
-        return this.#inContext(context, transaction, null);
-      }
-    }
-    return this.#transact(transaction, null);
+    return this.#quick(transaction) ? translated(this.#translator) : this.#transact(transaction, null);
+  }
+
+  /** Whether the IOTLB has all that the transaction needs; then the translator has the answer. Most end here. */
+  #quick(transaction: Transaction): boolean {
+    if (!this.#enabled || transaction.translated === true || transaction.unsupported !== undefined)
+      return false;
+    if (transaction.attributes !== undefined || transaction.atomic === true) return false;
+    const context = this.#table.cached(transaction.streamId, transaction.substreamId ?? null);
+    if (context === undefined) return false;
+    return this.#translator.quick(
+      context,
+      transaction.hi,
+      transaction.lo,
+      needOf(context.stream, transaction),
+    );
   }
 
   #transact(transaction: Transaction, waiting: StalledTransaction | null): Outcome {
@@ -388,20 +392,20 @@ export class SmmuV3 {
    * for a write. It stops at the first page that is not translated; a page that is terminated as RAZ/WI reads as zero.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    const scatter = new Scatter(this.#memory);
-    scatter.begin(data, transaction.write === true);
-    for (let at = 0; at < data.length;) {
-      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
-      const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
-      const lo = low >>> 0;
-      const outcome = this.translate(at === 0 ? transaction : { ...transaction, hi, lo });
-      const translated = outcome.kind === 'translated';
-      if (!translated && (outcome.kind === 'stalled' || outcome.abort)) return scatter.end(outcome);
+    const scatter = new Scatter(this.#memory, data, transaction.write === true);
+    const next = { ...transaction };
+    for (let left = data.length; left > 0;) {
+      const outcome = this.#quick(next) ? this.#translator : this.#transact(next, null);
+      const passes = outcome.kind === 'translated';
+      if (!passes && (outcome.kind === 'stalled' || outcome.abort)) return scatter.end(outcome);
       // What is terminated without an abort reads as zeroes, and its writes are ignored.
-      const bytes = Math.min(translated ? outcome.bytes : 4096 - (lo & 4095), data.length - at);
-      if (!(translated ? scatter.add(outcome.pa, bytes) : scatter.skip(bytes)))
+      const bytes = Math.min(passes ? outcome.bytes : 4096 - (next.lo & 4095), left);
+      if (!(passes ? scatter.add(outcome.pa, bytes) : scatter.skip(bytes)))
         return { done: scatter.done, stopped: 'bus' };
-      at += bytes;
+      left -= bytes;
+      const lo = (next.lo >>> 0) + bytes;
+      if (lo > 0xffff_ffff) next.hi = (next.hi + 1) >>> 0;
+      next.lo = lo >>> 0;
     }
     return scatter.end(null);
   }

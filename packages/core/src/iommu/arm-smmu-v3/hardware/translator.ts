@@ -30,8 +30,9 @@ const FIRST = Uint16Array.from({ length: 1024 }, (_, stage1) => applyStage1(DEFA
 /** Larger mappings are told of in parts: this way `bytes` is a small integer. */
 const BYTES_MAX = 0x4000_0000;
 
-/** Translates one address at a time; the answer is in the fields. */
+/** Translates one address at a time; the answer is in the fields, a Translated of transaction.ts until the next. */
 export class Translator {
+  readonly kind = 'translated';
   pa = 0;
   /** Bytes from `pa` on that are mapped alike, or 2^30 of them. */
   bytes = 0;

@@ -305,8 +305,7 @@ export class IntelIommu {
    * 4-KByte pages (§3.13); it stops at the first one that is blocked.
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
-    const scatter = new Scatter(this.#memory);
-    scatter.begin(data, transaction.write === true);
+    const scatter = new Scatter(this.#memory, data, transaction.write === true);
     for (let at = 0; at < data.length;) {
       const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
       const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;

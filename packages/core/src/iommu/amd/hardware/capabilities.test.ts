@@ -1,25 +1,9 @@
-// docs/amd-capabilities.md: every field that advertises, with what the model does behind it. The values are found by
-// asking amdIommuConfig(). Written anew with `npx vitest run amd/hardware/capabilities -u`.
+// docs/amd-capabilities.md. Written anew with `npx vitest run amd/hardware/capabilities -u`.
 
 import { describe, expect, test } from 'vitest';
-import { type Field, type LayoutInfo, readField } from '../../../base/bit-fields.ts';
+import { Capabilities, table } from '../../testing/capabilities.ts';
 import { CAP_HEADER, EFR, EFR2, MISC_INFO0 } from '../spec/features.ts';
-import { type AmdIommuConfig, type ConfigOverrides, amdIommuConfig } from './config.ts';
-
-type Register = 'EFR' | 'EFR2' | 'capHeader' | 'miscInfo0';
-const REGISTERS: readonly Register[] = ['EFR', 'EFR2', 'capHeader', 'miscInfo0'];
-const LAYOUTS: Record<Register, LayoutInfo> = {
-  EFR: EFR.$,
-  EFR2: EFR2.$,
-  capHeader: CAP_HEADER.$,
-  miscInfo0: MISC_INFO0.$,
-};
-const PLACES: Record<Register, string> = {
-  EFR: '§3.4, MMIO 0030h',
-  EFR2: '§3.4, MMIO 01A0h',
-  capHeader: '§3.2.1',
-  miscInfo0: '§3.2.5',
-};
+import { type ConfigOverrides, amdIommuConfig } from './config.ts';
 
 /** What the model does for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {
@@ -71,169 +55,64 @@ const MEANING: Record<string, string> = {
   'miscInfo0.MsiNumPPR': 'The message of PPR log interrupts.',
 };
 
-const words = (config: AmdIommuConfig, register: Register): readonly number[] => {
-  switch (register) {
-    case 'EFR':
-      return config.efr;
-    case 'EFR2':
-      return config.efr2;
-    case 'capHeader':
-      return [config.capHeader];
-    case 'miscInfo0':
-      return [config.miscInfo0];
-  }
-};
-
-interface Answer {
-  /** What has to be clear for it. */
-  readonly clears: readonly string[];
-  readonly refusal?: string;
-}
-
-/** Asks for a value. What cannot stay beside it is cleared, as amdIommuConfig()'s refusals name it. */
-function ask(register: Register, name: string, value: number): Answer {
-  const overrides: Record<string, Record<string, number>> = {
-    EFR: {},
-    EFR2: {},
-    capHeader: {},
-    miscInfo0: {},
-  };
-  overrides[register]![name] = value;
-  const clears: string[] = [];
-  for (;;) {
-    try {
-      amdIommuConfig(overrides as ConfigOverrides);
-      return { clears };
-    } catch (error) {
-      const { message } = error as Error;
-      const needs = /EFR\.(\w+) needs EFR\.(\w+)/.exec(message);
-      if (needs === null || needs[1] === name) return { clears, refusal: message };
-      overrides['EFR']![needs[1]!] = 0;
-      clears.push(needs[1]!);
-    }
-  }
-}
-
-/** Values of a field that are taken, as ranges. */
-function taken(register: Register, field: Field): string {
-  const ranges: [number, number][] = [];
-  for (let value = 0; value < 2 ** field.width; value++) {
-    if (ask(register, field.name, value).refusal !== undefined) continue;
-    const last = ranges.at(-1);
-    if (last?.[1] === value - 1) last[1] = value;
-    else ranges.push([value, value]);
-  }
-  return ranges.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(', ');
-}
-
-const bits = ({ msb, lsb }: Field): string => (msb === lsb ? `${msb}` : `${msb}:${lsb}`);
 const defaults = amdIommuConfig();
-const FIELDS = REGISTERS.flatMap((register) =>
-  LAYOUTS[register].fields.map((field) => {
-    const values = taken(register, field);
-    return {
-      register,
-      field,
-      key: `${register}.${field.name}`,
-      value: readField(field, words(defaults, register)),
-      values,
-      modelled: values !== '0',
-    };
-  }),
-);
+const capabilities = new Capabilities({
+  registers: [
+    { name: 'EFR', layout: EFR.$, section: '§3.4, MMIO 0030h', words: defaults.efr },
+    { name: 'EFR2', layout: EFR2.$, section: '§3.4, MMIO 01A0h', words: defaults.efr2 },
+    { name: 'capHeader', layout: CAP_HEADER.$, section: '§3.2.1', words: [defaults.capHeader] },
+    { name: 'miscInfo0', layout: MISC_INFO0.$, section: '§3.2.5', words: [defaults.miscInfo0] },
+  ],
+  meaning: MEANING,
+  configure: (values) => amdIommuConfig(values as ConfigOverrides),
+});
 
-/** Cells padded as prettier pads them. */
-function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(3, ...rows.map((row) => row[column]!.length)));
-  const line = (row: readonly string[]): string =>
-    `| ${row.map((cell, column) => cell.padEnd(widths[column]!)).join(' | ')} |`;
-  const rule = widths.map((width) => '-'.repeat(width));
-  return [line(rows[0]!), line(rule), ...rows.slice(1).map(line)].join('\n');
-}
+const OPTIONS = [
+  ['Option', 'Default', 'What the model does'],
+  [
+    'exclusionRange',
+    'true',
+    'The exclusion range registers at 0020h and 0028h; they read as zero otherwise.',
+  ],
+  ['irtCacheDis', 'true', 'CONTROL.IRTCacheDis can be set: software finds out by writing it.'],
+  [
+    'caches',
+    '4096',
+    'Entries of each cache: translations, DTEs, GCR3 and interrupt remapping table entries.',
+  ],
+  ['caches.tables', 'true', 'Page directory entries are cached, until an invalidation with PDE.'],
+  [
+    'commandsPerStep',
+    '1024',
+    'Commands that one register write, step() or read of the head or status consumes at most.',
+  ],
+];
 
-function modelled(register: Register): string {
-  const rows = [['Field', 'Bits', 'Default', 'Values', 'What the model does']];
-  for (const { key, field, value, values } of FIELDS.filter(
-    (each) => each.modelled && each.register === register,
-  )) {
-    rows.push([field.name, bits(field), `${value}`, values, MEANING[key] ?? '']);
-  }
-  return table(rows);
-}
-
-function absent(): string {
-  const rows = [['Field', 'Bits', 'For']];
-  for (const { key, register, field } of FIELDS.filter((each) => !each.modelled)) {
-    const refusal = ask(register, field.name, 1).refusal ?? '';
-    rows.push([key, bits(field), /but (.*) is not modelled/.exec(refusal)?.[1] ?? refusal]);
-  }
-  return table(rows);
-}
-
-function preconditions(): string {
-  const rows = [['Without', 'also clear']];
-  for (const { field, value } of FIELDS.filter((each) => each.register === 'EFR' && each.value === 1)) {
-    if (field.width > 1 || value === 0) continue;
-    const { clears } = ask('EFR', field.name, 0);
-    if (clears.length > 0) rows.push([field.name, clears.toSorted().join(', ')]);
-  }
-  return table(rows);
-}
-
-const hex = (of: readonly number[]): string =>
-  of
-    .toReversed()
-    .map((word) => word.toString(16).padStart(8, '0'))
-    .join('_');
-
-function page(): string {
-  const sections = REGISTERS.map((register) => {
-    const value = hex(words(defaults, register));
-    return `## ${LAYOUTS[register].name} (${PLACES[register]}), by default ${value}h\n\n${modelled(register)}`;
-  });
-  return `# What viommu's AMD IOMMU advertises
+capabilities.check(
+  'amd-capabilities.md',
+  `# What viommu's AMD IOMMU advertises
 
 Generated from \`packages/core/src/iommu/amd\`: \`npx vitest run amd/hardware/capabilities -u\`. Sections are those of AMD
 48882 rev 3.10. A field that is clear turns what it names off: registers read as zero, commands are illegal, fields of
 DTEs are reserved. Values that the model cannot stand behind are refused by \`amdIommuConfig()\`.
 
-${sections.join('\n\n')}
+${capabilities.sections()}
 
 ## Not in a register
 
-| Option          | Default | What the model does                                                                      |
-| --------------- | ------- | ---------------------------------------------------------------------------------------- |
-| exclusionRange  | true    | The exclusion range registers at 0020h and 0028h; they read as zero otherwise.           |
-| irtCacheDis     | true    | CONTROL.IRTCacheDis can be set: software finds out by writing it.                        |
-| caches          | 4096    | Entries of each cache: translations, DTEs, GCR3 and interrupt remapping table entries.   |
-| caches.tables   | true    | Page directory entries are cached, until an invalidation with PDE.                       |
-| commandsPerStep | 1024    | Commands that one register write, step() or read of the head or status consumes at most. |
+${table(OPTIONS)}
 
 ## What goes with what
 
-${preconditions()}
+${capabilities.preconditions()}
 
 ## Never advertised
 
-${absent()}
-`;
-}
+${capabilities.absent()}
+`,
+);
 
-describe('docs/amd-capabilities.md', () => {
-  test('is what the model advertises', async () => {
-    await expect(page()).toMatchFileSnapshot('../../../../../../docs/amd-capabilities.md');
-  });
-
-  test('says of each field that may be set what it is for', () => {
-    const named = FIELDS.filter((each) => each.modelled).map((each) => each.key);
-    expect(Object.keys(MEANING).toSorted()).toEqual(named.toSorted());
-  });
-
-  test('has a default that is taken as it stands', () => {
-    for (const { register, field, value } of FIELDS)
-      expect([field.name, ask(register, field.name, value)]).toEqual([field.name, { clears: [] }]);
-  });
-
+describe('amdIommuConfig()', () => {
   test('has the defaults of what is in no register', () => {
     const { exclusionRange, irtCacheDis, caches, commandsPerStep } = defaults;
     expect({ exclusionRange, irtCacheDis, caches, commandsPerStep }).toEqual({

@@ -1,29 +1,9 @@
-// docs/smmuv3-capabilities.md: every field that advertises, with what the model does behind it. The values are found by
-// asking smmuV3Config(). Written anew with `npx vitest run arm-smmu-v3/hardware/capabilities -u`.
+// docs/smmuv3-capabilities.md. Written anew with `npx vitest run arm-smmu-v3/hardware/capabilities -u`.
 
 import { describe, expect, test } from 'vitest';
-import { type Field, type LayoutInfo, readField } from '../../../base/bit-fields.ts';
+import { Capabilities, table } from '../../testing/capabilities.ts';
 import { AIDR, IDR0, IDR1, IDR3, IDR5, IIDR } from '../spec/registers.ts';
-import { type ConfigOverrides, type SmmuV3Config, smmuV3Config } from './config.ts';
-
-type Register = 'IDR0' | 'IDR1' | 'IDR3' | 'IDR5' | 'IIDR' | 'AIDR';
-const REGISTERS: readonly Register[] = ['IDR0', 'IDR1', 'IDR3', 'IDR5', 'IIDR', 'AIDR'];
-const LAYOUTS: Record<Register, LayoutInfo> = {
-  IDR0: IDR0.$,
-  IDR1: IDR1.$,
-  IDR3: IDR3.$,
-  IDR5: IDR5.$,
-  IIDR: IIDR.$,
-  AIDR: AIDR.$,
-};
-const SECTIONS: Record<Register, string> = {
-  IDR0: '§6.3.1',
-  IDR1: '§6.3.2',
-  IDR3: '§6.3.4',
-  IDR5: '§6.3.6',
-  IIDR: '§6.3.7',
-  AIDR: '§6.3.8',
-};
+import { type ConfigOverrides, smmuV3Config } from './config.ts';
 
 /** What the model does for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {
@@ -83,102 +63,19 @@ const MEANING: Record<string, string> = {
   'AIDR.ArchMinorRev': 'How it reads. The model is of SMMUv3.3.',
 };
 
-const word = (config: SmmuV3Config, register: Register): number => {
-  if (register === 'IIDR') return config.iidr;
-  if (register === 'AIDR') return config.aidr;
-  const index = { IDR0: 0, IDR1: 1, IDR3: 3, IDR5: 5 } as const;
-  return config.idr[index[register]];
-};
-
-interface Answer {
-  /** What has to be clear for it. */
-  readonly clears: readonly string[];
-  readonly refusal?: string;
-}
-
-/** Asks for a value. What cannot stay beside it is cleared, as smmuV3Config()'s refusals name it. */
-function ask(register: Register, name: string, value: number): Answer {
-  const overrides: Record<string, Record<string, number>> = {};
-  for (const each of REGISTERS) overrides[each] = {};
-  overrides[register]![name] = value;
-  const clears: string[] = [];
-  for (;;) {
-    try {
-      smmuV3Config(overrides as ConfigOverrides);
-      return { clears };
-    } catch (error) {
-      const { message } = error as Error;
-      const needs = /(IDR\d)\.(\w+) needs /.exec(message);
-      if (needs === null || needs[2] === name) return { clears, refusal: message };
-      overrides[needs[1]!]![needs[2]!] = 0;
-      clears.push(needs[2]!);
-    }
-  }
-}
-
-/** Values of a field that are taken, as ranges; of wide ones the ends. */
-function taken(register: Register, field: Field): string {
-  const most = 2 ** field.width - 1;
-  if (field.width > 8) {
-    const ends = [0, most].every((value) => ask(register, field.name, value).refusal === undefined);
-    return ends ? `0–${most}` : '0';
-  }
-  const ranges: [number, number][] = [];
-  for (let value = 0; value <= most; value++) {
-    if (ask(register, field.name, value).refusal !== undefined) continue;
-    const last = ranges.at(-1);
-    if (last?.[1] === value - 1) last[1] = value;
-    else ranges.push([value, value]);
-  }
-  return ranges.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(', ');
-}
-
-const bits = ({ msb, lsb }: Field): string => (msb === lsb ? `${msb}` : `${msb}:${lsb}`);
 const defaults = smmuV3Config();
-const FIELDS = REGISTERS.flatMap((register) =>
-  LAYOUTS[register].fields.map((field) => {
-    const values = taken(register, field);
-    const value = readField(field, [word(defaults, register)]);
-    return { register, field, key: `${register}.${field.name}`, value, values, modelled: values !== '0' };
-  }),
-);
-
-/** Cells padded as prettier pads them. */
-function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(3, ...rows.map((row) => row[column]!.length)));
-  const line = (row: readonly string[]): string =>
-    `| ${row.map((cell, column) => cell.padEnd(widths[column]!)).join(' | ')} |`;
-  const rule = widths.map((width) => '-'.repeat(width));
-  return [line(rows[0]!), line(rule), ...rows.slice(1).map(line)].join('\n');
-}
-
-function modelled(register: Register): string {
-  const rows = [['Field', 'Bits', 'Default', 'Values', 'What the model does']];
-  for (const each of FIELDS) {
-    if (!each.modelled || each.register !== register) continue;
-    rows.push([each.field.name, bits(each.field), `${each.value}`, each.values, MEANING[each.key] ?? '']);
-  }
-  return table(rows);
-}
-
-function absent(): string {
-  const rows = [['Field', 'Bits', 'For']];
-  for (const { key, register, field } of FIELDS.filter((each) => !each.modelled)) {
-    const refusal = (ask(register, field.name, 1).refusal ?? '').replace('SMMUv3 configuration: ', '');
-    rows.push([key, bits(field), /but (.*) is not modelled/.exec(refusal)?.[1] ?? refusal]);
-  }
-  return table(rows);
-}
-
-function preconditions(): string {
-  const rows = [['Without', 'also clear']];
-  for (const { register, key, field, value } of FIELDS) {
-    if (field.width > 2 || value !== 1) continue;
-    const { clears } = ask(register, field.name, 0);
-    if (clears.length > 0) rows.push([key, clears.toSorted().join(', ')]);
-  }
-  return table(rows);
-}
+const capabilities = new Capabilities({
+  registers: [
+    { name: 'IDR0', layout: IDR0.$, section: '§6.3.1', words: [defaults.idr[0]] },
+    { name: 'IDR1', layout: IDR1.$, section: '§6.3.2', words: [defaults.idr[1]] },
+    { name: 'IDR3', layout: IDR3.$, section: '§6.3.4', words: [defaults.idr[3]] },
+    { name: 'IDR5', layout: IDR5.$, section: '§6.3.6', words: [defaults.idr[5]] },
+    { name: 'IIDR', layout: IIDR.$, section: '§6.3.7', words: [defaults.iidr] },
+    { name: 'AIDR', layout: AIDR.$, section: '§6.3.8', words: [defaults.aidr] },
+  ],
+  meaning: MEANING,
+  configure: (values) => smmuV3Config(values as ConfigOverrides),
+});
 
 const OPTIONS = [
   ['Option', 'Default', 'What the model does'],
@@ -200,19 +97,16 @@ const OPTIONS = [
   ],
 ];
 
-function page(): string {
-  const sections = REGISTERS.map((register) => {
-    const value = word(defaults, register).toString(16).padStart(8, '0');
-    return `## SMMU_${register} (${SECTIONS[register]}), by default ${value}h\n\n${modelled(register)}`;
-  });
-  return `# What viommu's SMMUv3 advertises
+capabilities.check(
+  'smmuv3-capabilities.md',
+  `# What viommu's SMMUv3 advertises
 
 Generated from \`packages/core/src/iommu/arm-smmu-v3\`: \`npx vitest run arm-smmu-v3/hardware/capabilities -u\`. Sections
 are those of Arm IHI 0070G.b. A field that is clear turns what it names off: registers read as zero, commands are illegal,
 fields of STEs and CDs are ILLEGAL or ignored as the specification says. Values that the model cannot stand behind are
 refused by \`smmuV3Config()\`.
 
-${sections.join('\n\n')}
+${capabilities.sections()}
 
 SMMU_IDR2 and SMMU_IDR4 read as zero, and so do the Secure registers: there is no Secure state.
 
@@ -222,29 +116,15 @@ ${table(OPTIONS)}
 
 ## What goes with what
 
-${preconditions()}
+${capabilities.preconditions()}
 
 ## Never advertised
 
-${absent()}
-`;
-}
+${capabilities.absent()}
+`,
+);
 
-describe('docs/smmuv3-capabilities.md', () => {
-  test('is what the model advertises', async () => {
-    await expect(page()).toMatchFileSnapshot('../../../../../../docs/smmuv3-capabilities.md');
-  });
-
-  test('says of each field that may be set what it is for', () => {
-    const named = FIELDS.filter((each) => each.modelled).map((each) => each.key);
-    expect(Object.keys(MEANING).toSorted()).toEqual(named.toSorted());
-  });
-
-  test('has a default that is taken as it stands', () => {
-    for (const { register, field, value } of FIELDS)
-      expect([field.name, ask(register, field.name, value)]).toEqual([field.name, { clears: [] }]);
-  });
-
+describe('smmuV3Config()', () => {
   test('has the defaults of what is in no register', () => {
     const { gbpa, updates, mergeEvents, caches, commandsPerStep } = defaults;
     expect({ gbpa, updates, mergeEvents, caches, commandsPerStep }).toEqual({

@@ -1,16 +1,9 @@
-// docs/vtd-capabilities.md: every field of the registers that advertise, with what the model does behind it. The values
-// are found by asking intelConfig(). Written anew with `npx vitest run intel/hardware/capabilities -u`.
+// docs/vtd-capabilities.md. Written anew with `npx vitest run intel/hardware/capabilities -u`.
 
-import { describe, expect, test } from 'vitest';
-import { type Field, type LayoutInfo, encode, readField } from '../../../base/bit-fields.ts';
 import { hi32, lo32 } from '../../../base/u64.ts';
+import { Capabilities } from '../../testing/capabilities.ts';
 import { CAP, ECAP, VER } from '../spec/registers.ts';
 import { type ConfigOverrides, intelConfig } from './config.ts';
-
-type Register = 'VER' | 'CAP' | 'ECAP';
-type Values = Partial<Record<Register, Record<string, number>>>;
-const LAYOUTS: Record<Register, LayoutInfo> = { VER: VER.$, CAP: CAP.$, ECAP: ECAP.$ };
-const SECTIONS: Record<Register, string> = { VER: '§11.4.1', CAP: '§11.4.2', ECAP: '§11.4.3' };
 
 /** What the model does, or does otherwise, for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {
@@ -65,144 +58,36 @@ const MEANING: Record<string, string> = {
   'ECAP.SMS': 'Stop markers that the page request queue has no room for are dropped without an answer.',
 };
 
-const registersOf = (overrides: Values): Record<Register, Uint32Array> => {
-  const { version, cap, ecap } = intelConfig(overrides as ConfigOverrides);
-  return {
-    VER: new Uint32Array([version]),
-    CAP: new Uint32Array([lo32(cap), hi32(cap)]),
-    ECAP: new Uint32Array([lo32(ecap), hi32(ecap)]),
-  };
-};
+const defaults = intelConfig();
+const words = (register: bigint): readonly number[] => [lo32(register), hi32(register)];
+const capabilities = new Capabilities({
+  registers: [
+    { name: 'VER', layout: VER.$, section: '§11.4.1', words: [defaults.version] },
+    { name: 'CAP', layout: CAP.$, section: '§11.4.2', words: words(defaults.cap) },
+    { name: 'ECAP', layout: ECAP.$, section: '§11.4.3', words: words(defaults.ecap) },
+  ],
+  meaning: MEANING,
+  configure: (values) => intelConfig(values as ConfigOverrides),
+});
 
-interface Answer {
-  /** What has to be clear for it. */
-  readonly clears: readonly string[];
-  readonly refusal?: string;
-}
-
-/** Asks for a value. What cannot stay beside it is cleared, as intelConfig()'s refusals name it. */
-function ask(register: Register, name: string, value: number): Answer {
-  const overrides: Values = { VER: {}, CAP: {}, ECAP: {} };
-  overrides[register]![name] = value;
-  const clears: string[] = [];
-  for (;;) {
-    try {
-      registersOf(overrides);
-      return { clears };
-    } catch (error) {
-      const { message } = error as Error;
-      const needs = /ECAP\.(\w+) needs ECAP\.(\w+)/.exec(message);
-      if (needs === null || needs[1] === name) return { clears, refusal: message };
-      overrides.ECAP![needs[1]!] = 0;
-      clears.push(needs[1]!);
-    }
-  }
-}
-
-/** Values of a field that are taken, as ranges. */
-function taken(register: Register, field: Field): string {
-  const ranges: [number, number][] = [];
-  for (let value = 0; value < 2 ** field.width; value++) {
-    if (ask(register, field.name, value).refusal !== undefined) continue;
-    const last = ranges.at(-1);
-    if (last?.[1] === value - 1) last[1] = value;
-    else ranges.push([value, value]);
-  }
-  return ranges.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(', ');
-}
-
-const bits = ({ msb, lsb }: Field): string => (msb === lsb ? `${msb}` : `${msb}:${lsb}`);
-const defaults = registersOf({});
-const FIELDS = (Object.keys(LAYOUTS) as Register[]).flatMap((register) =>
-  LAYOUTS[register].fields.map((field) => ({
-    register,
-    field,
-    key: `${register}.${field.name}`,
-    value: readField(field, defaults[register]),
-    modelled: taken(register, field) !== '0',
-  })),
-);
-
-/** Cells padded as prettier pads them. */
-function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(3, ...rows.map((row) => row[column]!.length)));
-  const line = (row: readonly string[]): string =>
-    `| ${row.map((cell, column) => cell.padEnd(widths[column]!)).join(' | ')} |`;
-  const rule = widths.map((width) => '-'.repeat(width));
-  return [line(rows[0]!), line(rule), ...rows.slice(1).map(line)].join('\n');
-}
-
-function modelled(register: Register): string {
-  const rows = [['Field', 'Bits', 'Default', 'Values', 'What the model does']];
-  for (const { key, field, value } of FIELDS.filter((each) => each.modelled && each.register === register)) {
-    rows.push([field.name, bits(field), `${value}`, taken(register, field), MEANING[key] ?? '']);
-  }
-  return table(rows);
-}
-
-function absent(): string {
-  const rows = [['Field', 'Bits', 'For']];
-  for (const { key, register, field } of FIELDS.filter((each) => !each.modelled)) {
-    const refusal = ask(register, field.name, 1).refusal ?? '';
-    rows.push([key, bits(field), /but (.*): not modelled/.exec(refusal)?.[1] ?? refusal]);
-  }
-  return table(rows);
-}
-
-function preconditions(): string {
-  const rows = [['Without', 'also clear']];
-  for (const { field, value } of FIELDS.filter((each) => each.register === 'ECAP' && each.value === 1)) {
-    if (field.width > 1 || value === 0) continue;
-    const { clears } = ask('ECAP', field.name, 0);
-    if (clears.length > 0) rows.push([field.name, clears.toSorted().join(', ')]);
-  }
-  return table(rows);
-}
-
-const hex = (words: Uint32Array): string =>
-  [...words]
-    .toReversed()
-    .map((word) => word.toString(16).padStart(8, '0'))
-    .join('_');
-
-function page(): string {
-  const sections = (['VER', 'CAP', 'ECAP'] as const).map((register) => {
-    const title = `## ${LAYOUTS[register].name} (${SECTIONS[register]}), by default ${hex(defaults[register])}h`;
-    return `${title}\n\n${modelled(register)}`;
-  });
-  return `# What viommu's VT-d advertises
+capabilities.check(
+  'vtd-capabilities.md',
+  `# What viommu's VT-d advertises
 
 Generated from \`packages/core/src/iommu/intel\`: \`npx vitest run intel/hardware/capabilities -u\`. Sections are D51397-018's. A field
 that is clear turns what it names off: fields of entries become reserved, descriptors invalid, registers read zero.
 Values that the model cannot stand behind are refused by \`intelConfig()\`.
 
-${sections.join('\n\n')}
+${capabilities.sections()}
 
 ## What goes with what
 
 Clearing a capability takes those with it that need it (§11.4.3).
 
-${preconditions()}
+${capabilities.preconditions()}
 
 ## Never advertised
 
-${absent()}
-`;
-}
-
-describe('docs/vtd-capabilities.md', () => {
-  test('is what the model advertises', async () => {
-    await expect(page()).toMatchFileSnapshot('../../../../../../docs/vtd-capabilities.md');
-  });
-
-  test('says of each field that may be set what it is for', () => {
-    const named = FIELDS.filter((each) => each.modelled).map((each) => each.key);
-    expect(Object.keys(MEANING).toSorted()).toEqual(named.toSorted());
-  });
-
-  test('has a default that is taken as it stands', () => {
-    for (const { register, field, value } of FIELDS)
-      expect([field.name, ask(register, field.name, value)]).toEqual([field.name, { clears: [] }]);
-    expect(encode(VER, { MAX: 5 })[0]).toBe(defaults.VER[0]);
-  });
-});
+${capabilities.absent()}
+`,
+);

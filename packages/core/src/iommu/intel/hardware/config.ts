@@ -242,7 +242,7 @@ function check(config: IntelConfig, cap: Uint32Array, ecap: Uint32Array): void {
   const words = { CAP: cap, ECAP: ecap };
   for (const [register, field, what] of ABSENT) {
     if (readField(field, words[register]) !== 0)
-      bad(`${register}.${field.name} is set, but ${what}: not modelled`);
+      bad(`${register}.${field.name} is set, but ${what} is not modelled`);
   }
   const has = (field: Field): boolean => readField(field, ecap) !== 0;
   for (const [a, b] of IMPLIES) if (has(a) && !has(b)) bad(`ECAP.${a.name} needs ECAP.${b.name}`);

@@ -11,7 +11,7 @@ import type { Ivhd, IvhdOptions } from './driver/ivhd.ts';
 import { AmdIommu } from './hardware/amd-iommu.ts';
 import type { AmdIommuConfig } from './hardware/config.ts';
 import type { HardwareViommu } from './hardware/viommu/viommu.ts';
-import { AmdPort } from './port.ts';
+import { type AmdPort, amdPort } from './port.ts';
 import type { ViommuResources } from './viommu/resources.ts';
 
 // Where an AMD IOMMU and its driver meet, and what a device does that sits behind both.
@@ -143,7 +143,7 @@ export class AmdFunction extends AmdIommuDevice implements DmaEndpoint {
     super(unit.ivhd, options);
     this.unit = unit;
     this.atc = atc;
-    this.port = new AmdPort(unit.hardware, unit.ivhd, this.name, this.deviceId);
+    this.port = amdPort(unit.hardware, unit.ivhd, this.name, this.deviceId);
     this.port.connect(this);
     this.#requester = new AtsRequester(this.port, atc);
   }

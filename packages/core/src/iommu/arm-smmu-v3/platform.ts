@@ -11,7 +11,7 @@ import type { SmmuV3Config } from './hardware/config.ts';
 import type { Endpoint } from './hardware/endpoint.ts';
 import type { PageResponse } from './hardware/pri-queue.ts';
 import { SmmuV3, type AccessResult } from './hardware/smmu.ts';
-import { SmmuPort } from './port.ts';
+import { type SmmuPort, smmuPort } from './port.ts';
 
 // Where an SMMU and its driver meet, and what a device does that sits behind both.
 
@@ -112,7 +112,7 @@ export class SmmuFunction extends ArmSmmuMaster implements Endpoint {
     this.unit = unit;
     this.atc = atc;
     const { name, stallEnabled: stallable } = this;
-    this.port = new SmmuPort(unit.hardware, unit.smmu, { name, streamId: this.sid, stallable });
+    this.port = smmuPort(unit.hardware, unit.smmu, { name, streamId: this.sid, stallable });
     this.#requester = atc === null ? null : new AtsRequester(this.port, atc);
   }
 

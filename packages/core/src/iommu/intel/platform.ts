@@ -4,7 +4,7 @@ import type { DmarOptions, DmarUnit } from './driver/dmar-unit.ts';
 import type { IntelIommuDriver } from './driver/driver.ts';
 import type { IntelConfig } from './hardware/config.ts';
 import { IntelIommu } from './hardware/intel-iommu.ts';
-import { IntelPort } from './port.ts';
+import { type IntelPort, intelPort } from './port.ts';
 
 // Where VT-d hardware and its driver meet.
 
@@ -57,7 +57,7 @@ export class IntelUnit {
     options: IntelFunctionOptions,
     connect: (port: IntelPort) => void = () => {},
   ): Result<{ readonly device: IntelDevice; readonly port: IntelPort }> {
-    const port = new IntelPort(this.hardware, this.dmar, options.name, options.requesterId);
+    const port = intelPort(this.hardware, this.dmar, options.name, options.requesterId);
     connect(port);
     const device = this.dmar.probeDevice(new IntelDevice(this.dmar, options));
     return failed(device) ? device : { device, port };

@@ -1,5 +1,5 @@
-// As much of a kernel as drivers/iommu/io-pgtable-arm.c needs to run in a process. Physical addresses are the process's
-// own: page tables lie below 2^47.
+// As much of a kernel as page tables need to run in a process: what is common to all of Linux's formats. Physical
+// addresses are the process's own: page tables lie below 2^47.
 
 #include <errno.h>
 #include <stdbool.h>
@@ -19,9 +19,6 @@ typedef u64 dma_addr_t;
 typedef unsigned int gfp_t;
 
 struct device {
-	int unused;
-};
-struct iommu_domain {
 	int unused;
 };
 
@@ -70,23 +67,7 @@ struct iommu_domain {
 #define dma_unmap_single(device, address, size, direction) ((void)0)
 #define dma_sync_single_for_device(device, address, size, direction) ((void)0)
 
-static inline void *iommu_alloc_pages_node_sz(int node, gfp_t gfp, size_t size)
-{
-	size_t whole = DIV_ROUND_UP(size, PAGE_SIZE) * PAGE_SIZE;
-	void *pages = aligned_alloc(whole, whole);
-
-	(void)node;
-	(void)gfp;
-	if (pages)
-		memset(pages, 0, whole);
-	return pages;
-}
-
-#define iommu_free_pages(pages) free(pages)
-#define iommu_pages_start_incoherent(pages, device) 0
-#define iommu_pages_free_incoherent(pages, device) free(pages)
-
-// include/linux/iommu.h: permissions, and what an unmap and a look at dirty pages collect.
+// include/linux/iommu.h
 #define IOMMU_READ (1 << 0)
 #define IOMMU_WRITE (1 << 1)
 #define IOMMU_CACHE (1 << 2)
@@ -94,18 +75,3 @@ static inline void *iommu_alloc_pages_node_sz(int node, gfp_t gfp, size_t size)
 #define IOMMU_MMIO (1 << 4)
 #define IOMMU_PRIV (1 << 5)
 #define IOMMU_DIRTY_NO_CLEAR (1 << 0)
-
-struct iommu_iotlb_gather {
-	int unused;
-};
-struct iommu_dirty_bitmap {
-	int unused;
-};
-
-#define iommu_iotlb_gather_queued(gather) false
-
-static inline void iommu_dirty_bitmap_record(struct iommu_dirty_bitmap *dirty, unsigned long iova, unsigned long size)
-{
-	(void)dirty;
-	printf(" dirty:%lx:%lx", iova, size);
-}

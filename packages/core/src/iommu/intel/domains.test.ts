@@ -306,7 +306,7 @@ describe('dirty tracking', () => {
     expect(dirty()).toEqual([]);
   });
 
-  it('empties what has cached the dirty state; everything where nothing was dirty', () => {
+  it('empties what has cached the dirty state, where something was dirty', () => {
     const rig = rigOf();
     const { device, domain } = mapped(rig, DIRTY);
     domain.setDirtyTracking(true);
@@ -317,7 +317,7 @@ describe('dirty tracking', () => {
     expect(rig.take()).toEqual(['iotlb device/page did=2 0x40000000+0 ih dr dw']);
     domain.readAndClearDirty(IOVA, PAGE, true, null);
     domain.iotlbSync();
-    expect(rig.take()).toEqual(['iotlb domain did=2 dr dw']);
+    expect(rig.take()).toEqual([]);
   });
 
   it('leaves the bits where it is not to clear', () => {

@@ -5,10 +5,7 @@
 export class TableGather {
   start = Infinity;
   last = -1;
-  /** Levels that lost leaves, and levels whose entries led to tables that are about to be freed; a bit for each. */
-  leafLevels = 0;
-  tableLevels = 0;
-  /** Addresses of those tables. */
+  /** Addresses of tables that are about to be freed. */
   readonly tables: number[] = [];
 
   get empty(): boolean {
@@ -22,9 +19,20 @@ export class TableGather {
     this.last = Math.max(this.last, page + count - 1);
   }
 
+  /** iommu_iotlb_gather_is_disjoint() */
+  isApart(page: number, count: number): boolean {
+    return this.last >= 0 && (page + count < this.start || page > this.last + 1);
+  }
+
   /** gather_add_table() */
-  addTable(pa: number, level: number): void {
+  addTable(pa: number): void {
     this.tables.push(pa);
-    this.tableLevels |= 1 << level;
+  }
+
+  /** iommu_iotlb_gather_init() */
+  clear(): void {
+    this.start = Infinity;
+    this.last = -1;
+    this.tables.length = 0;
   }
 }

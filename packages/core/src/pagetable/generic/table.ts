@@ -21,6 +21,8 @@ import { LeafSizes, leafSizesOf } from './sizes.ts';
 const ENTRIES = 1 << LEVEL_BITS;
 const INDEX_MASK = ENTRIES - 1;
 const ENTRY_BYTES = 8;
+/** Pages of 64 bits of addresses. */
+const ALL_PAGES = 2 ** 52;
 
 /** Where tables are. */
 export interface TableMemory {
@@ -41,6 +43,8 @@ export interface GenericTableOptions {
   readonly outBits: number;
   /** PT_FEAT_DYNAMIC_TOP: the table grows upwards with what is mapped, and hardware has to be told of a new top. */
   readonly changeTop?: (root: number, topLevel: number) => void;
+  /** PT_FEAT_FLUSH_RANGE_NO_GAPS: what lies between ranges that changed is not invalidated with them. */
+  readonly noGaps?: boolean;
   /** iotlb_sync(): caches forget the range; the gathered tables are freed afterwards. */
   readonly sync: (gather: TableGather) => void;
 }
@@ -206,7 +210,7 @@ export class GenericTable {
         if (failed(cleared)) return cleared;
       }
       const lo = bits.lo | size.lo | ((to % 0x10_0000) * PAGE_SIZE);
-      const hi = bits.hi | size.hi | Math.floor(to / 0x10_0000);
+      const hi = bits.hi | size.hi | (Math.floor(to / 0x10_0000) & 0xf_ffff);
       for (let i = 0; i < step; i++) this.#store(entry + i * ENTRY_BYTES, lo, hi);
       at += pages;
       to += pages;
@@ -224,24 +228,24 @@ export class GenericTable {
       const start = page + i * pages;
       if (kind === ENTRY.LEAF) return fail(EADDRINUSE, `page ${hex(start)} is mapped`);
       const table = this.#address();
-      const below: [pa: number, level: number][] = [];
+      const below: number[] = [];
       if (!this.#collectEmpty(table, level - 1, below))
         return fail(EADDRINUSE, `something is mapped within page ${hex(start)}`);
       this.#store(at, 0, 0);
-      gather.addTable(table, level);
-      for (const [pa, from] of below) gather.addTable(pa, from);
+      if (this.#options.noGaps === true && gather.isApart(start, pages)) this.#sync(gather);
+      for (const pa of [table, ...below]) gather.addTable(pa);
       gather.addRange(start, pages);
     }
   }
 
   // __collect_tables() with check_mapped: false where something is mapped.
-  #collectEmpty(table: number, level: number, tables: [pa: number, level: number][]): boolean {
+  #collectEmpty(table: number, level: number, tables: number[]): boolean {
     for (let index = 0; index < ENTRIES; index++) {
       const kind = this.#load(table + index * ENTRY_BYTES, level);
       if (kind === ENTRY.LEAF) return false;
       if (kind === ENTRY.EMPTY) continue;
       const below = this.#address();
-      tables.push([below, level]);
+      tables.push(below);
       if (!this.#collectEmpty(below, level - 1, tables)) return false;
     }
     return true;
@@ -258,7 +262,8 @@ export class GenericTable {
     const gather = new TableGather();
     const state = { unmapped: 0, stopped: false };
     this.#unmapLevel(this.#root, this.#topLevel, page, page + count - 1, gather, state);
-    gather.addRange(page, state.unmapped);
+    // The last byte of nothing at 0 is the highest of all: iommu_iotlb_gather_add_range().
+    gather.addRange(page, state.unmapped === 0 && page === 0 ? ALL_PAGES : state.unmapped);
     if (!gather.empty) this.#sync(gather);
     return state.unmapped;
   }
@@ -294,7 +299,7 @@ export class GenericTable {
           this.#unmapLevel(below, level - 1, at, end, gather, state);
           if (state.stopped) return;
           if (at === entryStart && end === entryStart + pages - 1) {
-            gather.addTable(below, level);
+            gather.addTable(below);
             this.#store(entry, 0, 0);
           }
           at = entryStart + pages;
@@ -308,7 +313,6 @@ export class GenericTable {
             return;
           }
           for (let i = 0; i < entries; i++) this.#store(entry + i * ENTRY_BYTES, 0, 0);
-          gather.leafLevels |= 1 << level;
           state.unmapped += entries * pages;
           at += entries * pages;
         }
@@ -316,9 +320,11 @@ export class GenericTable {
     }
   }
 
+  /** iommu_iotlb_sync(): the gather is as new afterwards. */
   #sync(gather: TableGather): void {
     this.#options.sync(gather);
     for (const pa of gather.tables) this.#memory.freeTable(pa);
+    gather.clear();
   }
 
   // ---- look-ups ----

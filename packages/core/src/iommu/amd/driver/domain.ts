@@ -1,14 +1,14 @@
 import { writeField } from '../../../base/bit-fields.ts';
-import { failed, fail, type Result } from '../../../base/result.ts';
+import { failed, type Result } from '../../../base/result.ts';
 import type { Range } from '../../../base/range.ts';
-import { big, hex, pageNumber, pageOffset, PAGE_SIZE } from '../../../base/u64.ts';
-import { EINVAL, EOVERFLOW } from '../../../abi/errno.ts';
+import { big, pageNumber } from '../../../base/u64.ts';
 import { AMD_V1_FORMAT } from '../../../pagetable/generic/amd-v1.ts';
 import { TableGather } from '../../../pagetable/generic/gather.ts';
 import { GenericTable } from '../../../pagetable/generic/table.ts';
 import { x86TableFormat } from '../../../pagetable/generic/x86-64.ts';
 import { pageBitmap } from '../../../pagetable/page-sizes.ts';
 import type { DirtyOps, DirtyRecorder, IommuDomain, PagingDomain } from '../../driver.ts';
+import { iovaToPhys, mapRange, readAndClearDirty, unmapRange } from '../../table-domain.ts';
 import { kernelTableMemory } from '../../table-memory.ts';
 import { DTE, HAD } from '../spec/dte.ts';
 import { writeDomain } from './attach.ts';
@@ -18,7 +18,6 @@ import { ProtectionDomain } from './domain-base.ts';
 import type { AmdIommuDriver } from './driver.ts';
 import { readDte, setDteV1, type Dte } from './dte.ts';
 import { flushDomainPages } from './flush.ts';
-import { ALL_PAGES } from './limits.ts';
 import { attachPasid } from './pasid.ts';
 
 const V1_START_LEVEL = 2;
@@ -44,7 +43,7 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
   /** What the table is about to have, while DTEs get it. */
   #newTop: { readonly root: number; readonly topLevel: number } | null = null;
   /** Where dirty bits were cleared since the last iotlbSync(). */
-  #cleared = new TableGather();
+  readonly #cleared = new TableGather();
 
   /** amd_iommu_domain_alloc_paging_v1() and amd_iommu_domain_alloc_paging_v2(). Null where there is no memory. */
   static make(driver: AmdIommuDriver, options: DomainOptions): AmdPagingDomain | null {
@@ -53,6 +52,7 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
     const common = {
       memory: kernelTableMemory(driver.kernel),
       outBits: ADDRESS_BITS,
+      noGaps: driver.npCache,
       // A table that is made and never used yet has nothing to invalidate.
       sync: (gather: TableGather) => made?.sync(gather),
     };
@@ -108,23 +108,19 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
   // ---- mapping ----
 
   map(iova: bigint, pa: number, length: bigint, prot: number): Result<void> {
-    const page = pageNumber(iova);
-    const count = pageNumber(length);
-    if (page + count > ALL_PAGES) return fail(EOVERFLOW, `the mapping at ${hex(iova)} wraps around`);
-    const mapped = this.table.map(page, pa / PAGE_SIZE, count, prot);
-    if (failed(mapped)) return mapped;
+    const mapped = mapRange(this.table, iova, pa, length, prot);
+    if (failed(mapped) || !this.driver.npCache) return mapped;
     // amd_iommu_iotlb_sync_map(): absent translations may be cached.
-    if (this.driver.npCache) flushDomainPages(this, { first: page, last: page + count - 1 }, { pde: true });
+    const first = pageNumber(iova);
+    flushDomainPages(this, { first, last: first + pageNumber(length) - 1 }, { pde: true });
   }
 
   unmap(iova: bigint, length: bigint): bigint {
-    return big(this.table.unmap(pageNumber(iova), pageNumber(length))) * big(PAGE_SIZE);
+    return unmapRange(this.table, iova, length);
   }
 
   iovaToPhys(iova: bigint): number {
-    if (iova > this.aperture.last) return 0;
-    const page = this.table.lookup(pageNumber(iova));
-    return page < 0 ? 0 : page * PAGE_SIZE + pageOffset(iova);
+    return iova > this.aperture.last ? 0 : iovaToPhys(this.table, iova);
   }
 
   /** amd_iommu_iotlb_sync() */
@@ -184,23 +180,14 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
     clear: boolean,
     record: DirtyRecorder | null,
   ): Result<void> {
-    if (length === 0n) return fail(EINVAL, 'an empty range');
-    return this.table.readAndClearDirty(
-      pageNumber(iova),
-      pageNumber(iova + length - 1n) - pageNumber(iova) + 1,
-      clear,
-      (page, pages) => {
-        if (clear) this.#cleared.addRange(page, pages);
-        record?.(big(page) << 12n, big(pages) << 12n);
-      },
-    );
+    const cleared = clear ? (page: number, count: number) => this.#cleared.addRange(page, count) : null;
+    return readAndClearDirty(this.table, iova, length, record, cleared);
   }
 
   /** iommu_iotlb_sync() of what iommu_iotlb_gather_add_range() has collected. */
   iotlbSync(): void {
     if (this.#cleared.empty) return;
-    const gather = this.#cleared;
-    this.#cleared = new TableGather();
-    this.sync(gather);
+    this.sync(this.#cleared);
+    this.#cleared.clear();
   }
 }

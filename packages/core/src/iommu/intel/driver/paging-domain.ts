@@ -79,7 +79,7 @@ export class IntelPagingDomain extends DmarDomain implements PagingDomain, Dirty
   readonly #coherent: boolean;
   readonly #syncsMaps: boolean;
   readonly #secondStage: SecondStageFormat | null;
-  #cleared = new TableGather();
+  readonly #cleared = new TableGather();
 
   /**
    * intel_iommu_domain_alloc_first_stage() and intel_iommu_domain_alloc_second_stage(), once the unit is known to have
@@ -162,8 +162,7 @@ export class IntelPagingDomain extends DmarDomain implements PagingDomain, Dirty
 
   /** intel_iommu_tlb_sync(): tables that led to the pages stay as they were, unless some are about to be freed. */
   sync(gather: TableGather): void {
-    if (gather.last < 0) this.tags.flushAll();
-    else this.tags.flushRange(gather.start, gather.last, gather.tables.length === 0);
+    this.tags.flushRange(gather.start, gather.last, gather.tables.length === 0);
   }
 
   // ---- coherency ----
@@ -203,11 +202,11 @@ export class IntelPagingDomain extends DmarDomain implements PagingDomain, Dirty
     return readAndClearDirty(this.table, iova, length, record, cleared);
   }
 
-  /** iommu_iotlb_sync() of a gather that may be empty: then everything goes. */
+  /** iommu_iotlb_sync() of what iommu_iotlb_gather_add_range() has collected. */
   iotlbSync(): void {
-    const cleared = this.#cleared;
-    this.#cleared = new TableGather();
-    this.sync(cleared);
+    if (this.#cleared.empty) return;
+    this.sync(this.#cleared);
+    this.#cleared.clear();
   }
 
   // ---- attaching ----

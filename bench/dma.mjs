@@ -41,7 +41,6 @@ export { Mailbox } from '@viommu/host/native';
 `;
 const BASE = 0x4000_0000;
 const SID = 0x18;
-const ASID = 1;
 const IOVA = 0x10_0000_0000n;
 
 function must(result) {
@@ -117,9 +116,9 @@ function makeGuest(core, pid, va) {
   const smmu = must(core.VirtualSmmu.create(vm, device));
   must(smmu.addDevice(device, SID));
   const driver = new core.SmmuGuest(new core.GuestPages(vm.memory, BASE), smmu);
-  const { tables, cd } = driver.addressSpace(ASID);
-  for (let at = 0; at < DATA; at += 4096) tables.map(IOVA + BigInt(at), BASE + DATA_AT + at);
-  driver.attach(SID, cd);
+  const space = driver.space();
+  for (let at = 0; at < DATA; at += 4096) space.tables.map(IOVA + BigInt(at), BASE + DATA_AT + at);
+  driver.attach(SID, space);
   return ports[0];
 }
 

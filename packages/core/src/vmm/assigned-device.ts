@@ -4,15 +4,22 @@ import { EINVAL } from '../abi/errno.ts';
 import * as abi from '../abi/iommufd.ts';
 import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_ATTACH_PASID,
   VFIO_DEVICE_BIND_IOMMUFD,
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  VFIO_DEVICE_DETACH_PASID,
   VFIO_DEVICE_GET_REGION_INFO,
   vfio_device_attach_iommufd_pt,
   vfio_device_bind_iommufd,
   vfio_device_detach_iommufd_pt,
   vfio_region_info,
 } from '../abi/vfio.ts';
-import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../abi/viommu.ts';
+import {
+  VIOMMU_DEVICE_DMA,
+  VIOMMU_DEVICE_DMA_PASID,
+  VIOMMU_DEVICE_DMA_WRITE,
+  viommu_device_dma,
+} from '../abi/viommu.ts';
 import type { Program } from './program.ts';
 
 /** What an IOMMU says of itself through a device behind it. */
@@ -55,20 +62,22 @@ export class AssignedDevice {
     this.id = id;
   }
 
-  /** Attaches to an IOAS or a HWPT, in place of what it is attached to. */
-  attach(ptId: number): Result<void> {
-    const values = { pt_id: ptId };
+  /** Attaches requests without a PASID, or those with `pasid`, to an IOAS or a HWPT, in place of what they had. */
+  attach(ptId: number, pasid: number | null = null): Result<void> {
+    const flags = pasid === null ? 0 : VFIO_DEVICE_ATTACH_PASID;
     const done = this.#program.request(
       this.#fd,
       VFIO_DEVICE_ATTACH_IOMMUFD_PT,
       vfio_device_attach_iommufd_pt,
-      values,
+      { flags, pt_id: ptId, pasid: pasid ?? 0 },
     );
     if (failed(done)) return done;
   }
 
-  detach(): void {
-    this.#program.request(this.#fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, {});
+  detach(pasid: number | null = null): void {
+    const flags = pasid === null ? 0 : VFIO_DEVICE_DETACH_PASID;
+    const values = { flags, pasid: pasid ?? 0 };
+    this.#program.request(this.#fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, values);
   }
 
   close(): void {
@@ -90,18 +99,24 @@ export class AssignedDevice {
   }
 
   /** One DMA of the device, without a driver of it: VIOMMU_DEVICE_DMA. What was read. EIO where the IOMMU refuses. */
-  dmaRead(iova: bigint, bytes: number): Result<Uint8Array> {
-    const data = this.#program.place(new Uint8Array(bytes));
-    const values = { iova, length: BigInt(bytes), data };
-    const done = this.#program.request(this.#fd, VIOMMU_DEVICE_DMA, viommu_device_dma, values);
+  dmaRead(iova: bigint, bytes: number, pasid: number | null = null): Result<Uint8Array> {
+    const done = this.#dma(0, iova, new Uint8Array(bytes), pasid);
     return failed(done) ? done : this.#program.placed(bytes);
   }
 
-  dmaWrite(iova: bigint, bytes: Uint8Array): Result<void> {
-    const data = this.#program.place(bytes);
-    const values = { flags: VIOMMU_DEVICE_DMA_WRITE, iova, length: BigInt(bytes.length), data };
-    const done = this.#program.request(this.#fd, VIOMMU_DEVICE_DMA, viommu_device_dma, values);
+  dmaWrite(iova: bigint, bytes: Uint8Array, pasid: number | null = null): Result<void> {
+    const done = this.#dma(VIOMMU_DEVICE_DMA_WRITE, iova, bytes, pasid);
     if (failed(done)) return done;
+  }
+
+  #dma(flags: number, iova: bigint, bytes: Uint8Array, pasid: number | null): Result<unknown> {
+    return this.#program.request(this.#fd, VIOMMU_DEVICE_DMA, viommu_device_dma, {
+      flags: flags | (pasid === null ? 0 : VIOMMU_DEVICE_DMA_PASID),
+      pasid: pasid ?? 0,
+      iova,
+      length: BigInt(bytes.length),
+      data: this.#program.place(bytes),
+    });
   }
 
   // ---- what the guest's loads and stores become ----

@@ -114,6 +114,12 @@ export class Program {
     return done < 0 ? fail(-done, `read: ${errnoName(-done)}`) : this.placed(done);
   }
 
+  /** write(2): how many bytes were taken. */
+  write(fd: number, bytes: Uint8Array): Result<number> {
+    const done = this.#file(fd)?.write?.(this.task, this.place(bytes), bytes.length) ?? -EFAULT;
+    return done < 0 ? fail(-done, `write: ${errnoName(-done)}`) : done;
+  }
+
   /** pread(2). */
   readAt(fd: number, bytes: number, offset: bigint): Result<Uint8Array> {
     const done = this.#file(fd)?.pread?.(this.task, DATA, bytes, offset) ?? -EFAULT;

@@ -1,136 +1,151 @@
 import { describe, expect, it } from 'vitest';
 import type { IommuType } from '../machine/parts.ts';
-import { VirtualAmdIommu } from './amd/virtual-iommu.ts';
 import type { AssignedDevice } from './assigned-device.ts';
-import { AmdGuest } from './guests/amd.ts';
+import { bootGuest, type BootedGuest } from './guests/boot.ts';
 import { DmaEngineGuest } from './guests/dma-engine.ts';
-import { GuestPages } from './guests/guest-pages.ts';
-import { VtdGuest } from './guests/intel.ts';
-import { SmmuGuest } from './guests/smmuv3.ts';
-import { VirtualVtd } from './intel/virtual-iommu.ts';
-import { VirtualSmmu } from './smmuv3/virtual-smmu.ts';
-import { BASE, found, machine, ok } from './testing/vm.ts';
+import type { GuestPages } from './guests/guest-pages.ts';
+import { found, machine, ok, type MachineOptions } from './testing/vm.ts';
 import { VirtualMachine } from './virtual-machine.ts';
 
 // The thread as one guest sees it, on every vendor's IOMMU: its own tables, nested on the host's, and stale until it
 // says what has changed.
 
 const IOVA = 0x1234_5000n;
-/** What the guest calls its device, and an address space. */
+/** What the guest calls its device. */
 const DEVICE = 0x18;
-const SPACE = 7;
+const VENDORS: readonly IommuType[] = ['arm-smmu-v3', 'intel-iommu', 'amd-iommu'];
 
-/** A guest's driver of its IOMMU, with one device and one address space. */
-interface Driver {
-  readonly pages: GuestPages;
-  map(iova: bigint, page: number): void;
-  attach(): void;
-  detach(): void;
-  invalidate(iova: bigint): void;
+async function start(
+  type: IommuType,
+  options: MachineOptions = {},
+): Promise<BootedGuest & { readonly device: AssignedDevice; readonly pages: GuestPages }> {
+  const vm = ok(VirtualMachine.create(await machine(type, options)));
+  const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
+  const booted = ok(bootGuest(vm, new Map([[DEVICE, device]])));
+  return { ...booted, device, pages: booted.driver.pages };
 }
 
-interface VendorCase {
-  readonly type: IommuType;
-  /** What the guest's own driver drives, in front of `device`. */
-  boot(vm: VirtualMachine, device: AssignedDevice): Driver;
+/** A page with three characters in it. */
+function pageOf(pages: GuestPages, text: string): number {
+  const page = pages.take();
+  pages.write(page, text);
+  return page;
 }
 
-const VENDORS: readonly VendorCase[] = [
-  {
-    type: 'arm-smmu-v3',
-    boot(vm, device) {
-      const smmu = ok(VirtualSmmu.create(vm, device));
-      ok(smmu.addDevice(device, DEVICE));
-      const driver = new SmmuGuest(new GuestPages(vm.memory, BASE), smmu);
-      const { tables, cd } = driver.addressSpace(SPACE);
-      return {
-        pages: driver.pages,
-        map: (iova, page) => tables.map(iova, page),
-        attach: () => driver.attach(DEVICE, cd),
-        detach: () => driver.detach(DEVICE),
-        invalidate: (iova) => driver.invalidate(DEVICE, SPACE, iova),
-      };
-    },
-  },
-  {
-    type: 'intel-iommu',
-    boot(vm, device) {
-      const unit = ok(VirtualVtd.create(vm, device));
-      ok(unit.addDevice(device, DEVICE));
-      const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
-      const tables = driver.addressSpace();
-      return {
-        pages: driver.pages,
-        map: (iova, page) => tables.map(iova, page),
-        attach: () => driver.attach(DEVICE, tables, SPACE),
-        detach: () => driver.detach(DEVICE, SPACE),
-        invalidate: (iova) => driver.invalidate(SPACE, iova),
-      };
-    },
-  },
-  {
-    type: 'amd-iommu',
-    boot(vm, device) {
-      const iommu = ok(VirtualAmdIommu.create(vm, device));
-      ok(iommu.addDevice(device, DEVICE));
-      const driver = new AmdGuest(new GuestPages(vm.memory, BASE), iommu);
-      const space = driver.addressSpace();
-      return {
-        pages: driver.pages,
-        map: (iova, page) => space.tables.map(iova, page),
-        attach: () => driver.attach(DEVICE, space, SPACE),
-        detach: () => driver.detach(DEVICE),
-        invalidate: (iova) => driver.invalidate(DEVICE, SPACE, iova),
-      };
-    },
-  },
-];
-
-describe.each(VENDORS)('a guest behind its own $type', ({ type, boot }) => {
-  const start = async (): Promise<{ driver: Driver; device: AssignedDevice }> => {
-    const vm = ok(VirtualMachine.create(await machine(type)));
-    const device = ok(vm.openDevice('/dev/vfio/devices/vfio0'));
-    return { device, driver: boot(vm, device) };
-  };
-
+describe.each(VENDORS)('a guest behind its own %s', (type) => {
   it('translates by the tables that its driver builds', async () => {
-    const { driver, device } = await start();
-    const page = driver.pages.take();
-    driver.pages.write(page, 'old');
+    const { driver, device, pages } = await start(type);
+    const page = pageOf(pages, 'old');
+    const space = driver.space();
     expect(found(device, IOVA)).toBe('fault');
-    driver.map(IOVA, page);
-    driver.attach();
+    space.tables.map(IOVA, page);
+    driver.attach(DEVICE, space);
     expect(found(device, IOVA)).toBe('old');
     ok(device.dmaWrite(IOVA + 8n, Uint8Array.of(0x78)));
-    expect(driver.pages.text(page + 8, 1)).toBe('x');
+    expect(pages.text(page + 8, 1)).toBe('x');
   });
 
   it('drives a device whose DMA goes through them', async () => {
-    const { driver, device } = await start();
-    const [from, to] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(from, 'by DMA');
-    driver.map(IOVA, from);
-    driver.attach();
-    const engine = new DmaEngineGuest(device);
-    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(false);
-    driver.map(IOVA + 0x1000n, to);
-    expect(engine.copy(IOVA, IOVA + 0x1000n, 6)).toBe(true);
-    expect(driver.pages.text(to, 6)).toBe('by DMA');
+    const { driver, device, pages } = await start(type);
+    const [from, to] = [pageOf(pages, 'by DMA'), pages.take()];
+    const space = driver.space();
+    space.tables.map(IOVA, from);
+    space.tables.map(IOVA + 0x1000n, to);
+    driver.attach(DEVICE, space);
+    expect(new DmaEngineGuest(device).copy({ iova: IOVA }, { iova: IOVA + 0x1000n }, 6)).toBe('done');
+    expect(pages.text(to, 6)).toBe('by DMA');
   });
 
   it('keeps what it forgets to invalidate, and no longer when it does', async () => {
-    const { driver, device } = await start();
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
-    driver.map(IOVA, before);
-    driver.attach();
+    const { driver, device, pages } = await start(type);
+    const space = driver.space();
+    space.tables.map(IOVA, pageOf(pages, 'old'));
+    driver.attach(DEVICE, space);
     expect(found(device, IOVA)).toBe('old');
-    driver.map(IOVA, after);
+    space.tables.map(IOVA, pageOf(pages, 'new'));
     expect(found(device, IOVA)).toBe('old');
-    driver.invalidate(IOVA);
+    driver.invalidate(DEVICE, space, IOVA);
     expect(found(device, IOVA)).toBe('new');
-    driver.detach();
+    driver.detach(DEVICE);
     expect(found(device, IOVA)).toBe('fault');
+  });
+
+  it('lets a device pass, blocks it, and has it translate again', async () => {
+    const { driver, device, pages } = await start(type);
+    const page = pageOf(pages, 'abc');
+    driver.bypass(DEVICE);
+    expect(found(device, BigInt(page))).toBe('abc');
+    expect(found(device, IOVA)).toBe('fault');
+    driver.detach(DEVICE);
+    expect(found(device, BigInt(page))).toBe('fault');
+    const space = driver.space();
+    space.tables.map(IOVA, page);
+    driver.attach(DEVICE, space);
+    expect(found(device, IOVA)).toBe('abc');
+    expect(found(device, BigInt(page))).toBe('fault');
+  });
+});
+
+describe.each(VENDORS)('PASIDs of a guest behind its own %s', (type) => {
+  const PASIDS = [1, 5];
+
+  /** One address space without PASID, and one for each of the two. */
+  async function withPasids() {
+    const guest = await start(type);
+    const { driver, pages } = guest;
+    const spaces = new Map([0, ...PASIDS].map((pasid) => [pasid, driver.space()]));
+    for (const [pasid, space] of spaces) {
+      space.tables.map(IOVA, pageOf(pages, `in${pasid}`));
+      driver.attach(DEVICE, space, pasid);
+    }
+    const reads = (): string[] => [null, ...PASIDS].map((pasid) => found(guest.device, IOVA, pasid));
+    return { ...guest, spaces, reads };
+  }
+
+  it('have an address space each', async () => {
+    const { device, reads } = await withPasids();
+    expect(reads()).toEqual(['in0', 'in1', 'in5']);
+    expect(found(device, IOVA, 6)).toBe('fault');
+  });
+
+  it('are invalidated one by one', async () => {
+    const { driver, pages, spaces, reads } = await withPasids();
+    expect(reads()).toEqual(['in0', 'in1', 'in5']);
+    for (const [pasid, space] of spaces) space.tables.map(IOVA, pageOf(pages, `to${pasid}`));
+    expect(reads()).toEqual(['in0', 'in1', 'in5']);
+    driver.invalidate(DEVICE, spaces.get(5)!, IOVA, 5);
+    expect(reads()).toEqual(['in0', 'in1', 'to5']);
+    driver.invalidate(DEVICE, spaces.get(1)!, IOVA, 1);
+    expect(reads()).toEqual(['in0', 'to1', 'to5']);
+    // Without a PASID all of the device's translation cache goes.
+    driver.invalidate(DEVICE, spaces.get(0)!, IOVA);
+    expect(reads()).toEqual(['to0', 'to1', 'to5']);
+  });
+
+  it('come and go one by one, and come back with other tables', async () => {
+    const { driver, pages, spaces, reads } = await withPasids();
+    expect(reads()).toEqual(['in0', 'in1', 'in5']);
+    driver.detach(DEVICE, 1);
+    expect(reads()).toEqual(['in0', 'fault', 'in5']);
+    const space = driver.space();
+    space.tables.map(IOVA, pageOf(pages, 'new'));
+    driver.attach(DEVICE, space, 1);
+    expect(reads()).toEqual(['in0', 'new', 'in5']);
+    // Two PASIDs, one address space.
+    driver.attach(DEVICE, spaces.get(5)!, 1);
+    driver.invalidate(DEVICE, spaces.get(5)!, IOVA, 1);
+    expect(reads()).toEqual(['in0', 'in5', 'in5']);
+    driver.detach(DEVICE);
+    expect(reads()[0]).toBe('fault');
+  });
+
+  it('move data from one to the other on a device that has them', async () => {
+    const { driver, device, pages, spaces } = await withPasids();
+    const to = pages.take();
+    spaces.get(0)!.tables.map(IOVA + 0x1000n, to);
+    driver.invalidate(DEVICE, spaces.get(0)!, IOVA + 0x1000n);
+    const engine = new DmaEngineGuest(device);
+    expect(engine.copy({ iova: IOVA, pasid: 5 }, { iova: IOVA + 0x1000n }, 3)).toBe('done');
+    expect(pages.text(to, 3)).toBe('in5');
   });
 });

@@ -2,6 +2,7 @@ import { failed, type Failure, type Result } from '../base/result.ts';
 import * as abi from '../abi/iommufd.ts';
 import { AssignedDevice } from './assigned-device.ts';
 import { GuestMemory } from './guest-memory.ts';
+import type { PageFaultQueue } from './page-fault-queue.ts';
 import { Program, type Machine, type RefusedRequest } from './program.ts';
 
 /** A guest's RAM. */
@@ -35,11 +36,11 @@ export class VirtualMachine {
   ): Result<VirtualMachine> {
     const iommufd = program.open('/dev/iommu');
     if (failed(iommufd)) return iommufd;
-    const ioas = program.request(iommufd, abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, {});
+    const ioas = allocIoas(program, iommufd);
     if (failed(ioas)) return ioas;
     const memory = new GuestMemory(program, base, bytes, va);
-    const mapped = memory.mapInto(iommufd, ioas.out_ioas_id);
-    return failed(mapped) ? mapped : new VirtualMachine(program, iommufd, ioas.out_ioas_id, memory);
+    const mapped = memory.mapInto(iommufd, ioas);
+    return failed(mapped) ? mapped : new VirtualMachine(program, iommufd, ioas, memory);
   }
 
   private constructor(program: Program, iommufd: number, ioas: number, memory: GuestMemory) {
@@ -53,30 +54,59 @@ export class VirtualMachine {
     return AssignedDevice.open(this.program, this.iommufd, path);
   }
 
+  // ---- address spaces ----
+
+  /** An empty IOAS. */
+  allocIoas(): Result<number> {
+    return allocIoas(this.program, this.iommufd);
+  }
+
+  /** Maps guest memory at `iova` of an IOAS, with the pins that it has in {@link ioas}: IOMMU_IOAS_COPY. */
+  share(
+    ioas: number,
+    iova: bigint,
+    guestAddress: bigint,
+    length: bigint,
+    may: { readonly read: boolean; readonly write: boolean },
+  ): Result<void> {
+    const done = this.program.request(this.iommufd, abi.IOMMU_IOAS_COPY, abi.iommu_ioas_copy, {
+      flags:
+        abi.IOMMU_IOAS_MAP_FIXED_IOVA |
+        (may.read ? abi.IOMMU_IOAS_MAP_READABLE : 0) |
+        (may.write ? abi.IOMMU_IOAS_MAP_WRITEABLE : 0),
+      dst_ioas_id: ioas,
+      src_ioas_id: this.ioas,
+      length,
+      dst_iova: iova,
+      src_iova: guestAddress,
+    });
+    if (failed(done)) return done;
+  }
+
+  unmap(ioas: number, iova: bigint, length: bigint): void {
+    const values = { ioas_id: ioas, iova, length };
+    this.program.request(this.iommufd, abi.IOMMU_IOAS_UNMAP, abi.iommu_ioas_unmap, values);
+  }
+
   // ---- objects that vIOMMUs are made of ----
 
-  /** A stage 2 of the guest's memory that nested domains can lie on. */
-  nestParent(device: AssignedDevice): Result<number> {
-    const values = { flags: abi.IOMMU_HWPT_ALLOC_NEST_PARENT, dev_id: device.id, pt_id: this.ioas };
+  /** A stage 2 of the guest's memory that nested domains can lie on; with `pasids` PASIDs can be attached to it. */
+  nestParent(device: AssignedDevice, pasids = false): Result<number> {
+    const flags = abi.IOMMU_HWPT_ALLOC_NEST_PARENT | (pasids ? abi.IOMMU_HWPT_ALLOC_PASID : 0);
+    const values = { flags, dev_id: device.id, pt_id: this.ioas };
     const made = this.program.request(this.iommufd, abi.IOMMU_HWPT_ALLOC, abi.iommu_hwpt_alloc, values);
     return failed(made) ? made : made.out_hwpt_id;
   }
 
-  viommu(device: AssignedDevice, type: number, parent: number): Result<number> {
-    const values = { type, dev_id: device.id, hwpt_id: parent };
-    const made = this.program.request(this.iommufd, abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, values);
-    return failed(made) ? made : made.out_viommu_id;
-  }
-
-  /** A viommu that the kernel tells more of: what came back in its data. */
-  viommuWithData(
+  /** A viommu, and what the kernel tells of it in `bytes` of data, which most types do not have. */
+  viommu(
     device: AssignedDevice,
     type: number,
     parent: number,
-    bytes: number,
+    bytes = 0,
   ): Result<{ readonly id: number; readonly data: Uint8Array }> {
-    const at = this.program.place(new Uint8Array(bytes));
-    const values = { type, dev_id: device.id, hwpt_id: parent, data_len: bytes, data_uptr: at };
+    const place = bytes === 0 ? 0n : this.program.place(new Uint8Array(bytes));
+    const values = { type, dev_id: device.id, hwpt_id: parent, data_len: bytes, data_uptr: place };
     const made = this.program.request(this.iommufd, abi.IOMMU_VIOMMU_ALLOC, abi.iommu_viommu_alloc, values);
     return failed(made) ? made : { id: made.out_viommu_id, data: this.program.placed(bytes) };
   }
@@ -100,13 +130,23 @@ export class VirtualMachine {
   }
 
   /** A nested domain on a viommu or on a nest parent, of what the guest wrote. */
-  nested(device: AssignedDevice, on: number, type: number, data: Uint8Array): Result<number> {
+  nested(
+    device: AssignedDevice,
+    on: number,
+    type: number,
+    data: Uint8Array,
+    { faults, pasids = false }: NestedOptions = {},
+  ): Result<number> {
     const made = this.program.request(this.iommufd, abi.IOMMU_HWPT_ALLOC, abi.iommu_hwpt_alloc, {
+      flags:
+        (faults === undefined ? 0 : abi.IOMMU_HWPT_FAULT_ID_VALID) |
+        (pasids ? abi.IOMMU_HWPT_ALLOC_PASID : 0),
       dev_id: device.id,
       pt_id: on,
       data_type: type,
       data_len: data.length,
       data_uptr: this.program.place(data),
+      fault_id: faults?.id ?? 0,
     });
     return failed(made) ? made : made.out_hwpt_id;
   }
@@ -142,6 +182,18 @@ export class VirtualMachine {
   exit(): void {
     this.program.process.exit();
   }
+}
+
+function allocIoas(program: Program, iommufd: number): Result<number> {
+  const made = program.request(iommufd, abi.IOMMU_IOAS_ALLOC, abi.iommu_ioas_alloc, {});
+  return failed(made) ? made : made.out_ioas_id;
+}
+
+export interface NestedOptions {
+  /** Where page faults of the domain go, and wait for an answer. */
+  readonly faults?: PageFaultQueue | undefined;
+  /** PASIDs can be attached to it. */
+  readonly pasids?: boolean;
 }
 
 export interface InvalidationResult {

@@ -8,15 +8,19 @@ import type { Trace } from '../../trace/trace.ts';
 
 /** What becomes of the guest's descriptors. */
 export interface DescriptorTarget {
+  /** Descriptors may have 128 bits: the unit is in legacy mode. */
+  readonly narrow: boolean;
   /** Does what a descriptor says, all but waiting; IQEI.NONE, or why it cannot be. */
   execute(type: number, words: Uint32Array): Iqei;
   /** inv_wait_dsc with IF is done. */
   waited(): void;
 }
 
-const BYTES = 32;
+/** IQA.DW: descriptors of 128 bits in legacy mode, of 256 bits in the others, and in legacy mode too if it likes. */
+const NARROW_BYTES = 16;
+const WIDE_BYTES = 32;
 
-/** The guest's invalidation queue (VT-d §6.5.2): descriptors of 256 bits, as scalable mode has them. */
+/** The guest's invalidation queue (VT-d §6.5.2). */
 export class GuestInvalidationQueue {
   readonly #memory: PhysicalMemory;
   readonly #registers: RegisterFile;
@@ -68,18 +72,19 @@ export class GuestInvalidationQueue {
     const iqa = this.#registers.get(OFFSET.IQA);
     const size = 4096 << (iqa & IQA.QS.inPlace);
     const tail = this.#registers.get(OFFSET.IQT) & IQT.QT.inPlace;
-    if ((iqa & IQA.DW.inPlace) === 0) return this.#stop(IQEI.WIDTH);
-    if (tail % BYTES !== 0) return this.#stop(IQEI.TAIL_ALIGNMENT);
+    const bytes = (iqa & IQA.DW.inPlace) === 0 ? NARROW_BYTES : WIDE_BYTES;
+    if (bytes === NARROW_BYTES && !this.#target.narrow) return this.#stop(IQEI.WIDTH);
+    if (tail % bytes !== 0) return this.#stop(IQEI.TAIL_ALIGNMENT);
     if (tail >= size) return this.#stop(IQEI.TAIL);
     const head = this.#registers.get(OFFSET.IQH);
-    const words = this.#fetch(this.#registers.getAddress(OFFSET.IQA, 12) + head);
+    const words = this.#fetch(this.#registers.getAddress(OFFSET.IQA, 12) + head, bytes);
     if (words === null) return this.#stop(IQEI.FETCH);
     const type = (words[0]! & 0xf) | (((words[0]! >>> 9) & 7) << 4);
     if (this.#trace?.active === true)
       this.#trace.emit({ kind: 'command', unit: 'guest-vtd', name: nameOf(DESC, type), words: [...words] });
     const error = type === DESC.INV_WAIT ? this.#wait(words) : this.#target.execute(type, words);
     if (error !== IQEI.NONE) return this.#stop(error);
-    this.#registers.set(OFFSET.IQH, (head + BYTES) % size);
+    this.#registers.set(OFFSET.IQH, (head + bytes) % size);
     if (type === DESC.INV_WAIT && readField(INV_WAIT_DSC.IF, words) !== 0) this.#target.waited();
     return true;
   }
@@ -93,9 +98,10 @@ export class GuestInvalidationQueue {
     return IQEI.NONE;
   }
 
-  #fetch(address: number): Uint32Array | null {
-    const words = new Uint32Array(BYTES / 4);
-    for (let i = 0; i < words.length; i += 2)
+  /** A descriptor, with zeroes behind it where it has 128 bits. */
+  #fetch(address: number, bytes: number): Uint32Array | null {
+    const words = new Uint32Array(WIDE_BYTES / 4);
+    for (let i = 0; i < bytes / 4; i += 2)
       if (!this.#memory.load64(address + i * 4, words.subarray(i, i + 2))) return null;
     return words;
   }

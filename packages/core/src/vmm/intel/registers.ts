@@ -1,37 +1,42 @@
 import { type Field, readField } from '../../base/bit-fields.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import { intelConfig, type IntelConfig } from '../../iommu/intel/hardware/config.ts';
-import { CAP, ECAP } from '../../iommu/intel/spec/registers.ts';
+import { CAP, ECAP, SAGAW, SSLPS } from '../../iommu/intel/spec/registers.ts';
 
-// What the guest's VT-d says that it has: scalable mode with first stages, as far as the physical one has them.
+// What the guest's VT-d says that it has: scalable mode with first stages as far as the physical one has them, and legacy
+// mode, whose second stage is shadowed.
 
 /** Fields that the guest's has as the physical one does. */
 const KEPT = {
   CAP: ['MGAW', 'FS1GP', 'FS5LP'],
-  ECAP: ['C', 'PT', 'SRS', 'PSS', 'PASID', 'SMPWCS', 'EAFS'],
+  ECAP: ['C', 'PT', 'SRS', 'PSS', 'PASID', 'SMPWCS', 'EAFS', 'PRS'],
 } as const;
 /**
- * What is not for the guest: the second stage and nesting are the host's, which flushes device TLBs by itself and takes
- * page requests by a fault queue.
+ * The guest's PASIDs have 10 bits at most (PSS is one less): its tables of them are looked through as a whole when it
+ * invalidates more than one.
  */
+const PSS_MAX = 9;
+/** What is not for the guest: in scalable mode the second stage and nesting are the host's. */
 const WITHOUT = {
-  CAP: { SAGAW: 0, SSLPS: 0, MAMV: 18 },
-  ECAP: {
-    DT: 0,
-    DIT: 0,
-    PDS: 0,
-    NWFS: 0,
-    PRS: 0,
-    SMS: 0,
-    NEST: 0,
-    SSTS: 0,
-    SSADS: 0,
-    SSIRWS: 0,
-    PTRS: 0,
-    RPRIVS: 0,
-    SC: 0,
-    ADMS: 0,
-  },
+  DIT: 0,
+  PDS: 0,
+  NWFS: 0,
+  SMS: 0,
+  NEST: 0,
+  SSTS: 0,
+  SSADS: 0,
+  SSIRWS: 0,
+  PTRS: 0,
+  RPRIVS: 0,
+  SC: 0,
+  ADMS: 0,
+} as const;
+/** The second stage of legacy mode, which is the VMM's own: three or four levels, large pages. */
+const LEGACY = {
+  SAGAW: SAGAW.LEVELS_3 | SAGAW.LEVELS_4,
+  SSLPS: SSLPS.PAGES_1G,
+  MAMV: 18,
+  PSI: 1,
 } as const;
 
 /** From CAP_REG and ECAP_REG of the physical one, as IOMMU_GET_HW_INFO tells them; null where it does not nest. */
@@ -39,9 +44,11 @@ export function guestConfig(cap: bigint, ecap: bigint): IntelConfig | null {
   const kept = (names: readonly string[], layout: object, value: bigint): Record<string, number> =>
     Object.fromEntries(names.map((name) => [name, fieldOf(layout, name, value)]));
   if (fieldOf(ECAP, 'NEST', ecap) === 0 || fieldOf(ECAP, 'FSTS', ecap) === 0) return null;
+  const own = kept(KEPT.ECAP, ECAP, ecap);
   return intelConfig({
-    CAP: { ...kept(KEPT.CAP, CAP, cap), ...WITHOUT.CAP, CM: 1 },
-    ECAP: { ...kept(KEPT.ECAP, ECAP, ecap), ...WITHOUT.ECAP },
+    CAP: { ...kept(KEPT.CAP, CAP, cap), ...LEGACY, CM: 1 },
+    // Without device TLBs there are no page requests (§11.4.3).
+    ECAP: { ...own, ...WITHOUT, PSS: Math.min(own['PSS']!, PSS_MAX), DT: own['PRS']! },
   });
 }
 

@@ -13,18 +13,36 @@ export function ok<T>(result: Result<T>): T {
   return result;
 }
 
+/** What of a machine is not as in every other test. */
+export interface MachineOptions {
+  readonly iommus?: number;
+  readonly devices?: number;
+  readonly ats?: boolean;
+  readonly pasids?: number;
+  /** Fields of the IOMMUs' registers. */
+  readonly registers?: Readonly<Record<string, Readonly<Record<string, number>>>>;
+}
+
+/** An SMMU whose streams stall: PCI functions do not, unless it does nothing else. */
+export const STALLING: MachineOptions = { ats: false, registers: { IDR0: { STALL_MODEL: 2 } } };
+
 /** A machine with DMA engines behind IOMMUs of one kind, one after the other. */
 export async function machine(
   type: IommuType,
-  { iommus = 1, devices = 1, ats = true } = {},
+  { iommus = 1, devices = 1, ats = true, pasids = 64, registers }: MachineOptions = {},
 ): Promise<Kernel> {
   const description = machineSchema.parse({
-    iommus: Array.from({ length: iommus }, (_, index) => ({ name: `iommu${index}`, type })),
+    iommus: Array.from({ length: iommus }, (_, index) => ({
+      name: `iommu${index}`,
+      type,
+      ...(registers !== undefined && { registers }),
+    })),
     devices: Array.from({ length: devices }, (_, index) => ({
       name: `0000:0${index + 1}:00.0`,
       iommu: `iommu${index % iommus}`,
       model: 'dma-engine',
       ats,
+      pasids,
     })),
   });
   const parts = await loadParts(description);
@@ -32,7 +50,7 @@ export async function machine(
 }
 
 /** Three characters that a device finds at an address; 'fault' where the IOMMU refuses. */
-export function found(device: AssignedDevice, iova: bigint): string {
-  const read = device.dmaRead(iova, 3);
+export function found(device: AssignedDevice, iova: bigint, pasid: number | null = null): string {
+  const read = device.dmaRead(iova, 3, pasid);
   return failed(read) ? 'fault' : String.fromCharCode(...read);
 }

@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs';
 import { EMFILE } from '@viommu/core/abi/errno';
-import { exact } from '@viommu/core/base/u64';
+import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
 import type { Task } from '@viommu/core/memory/process';
 import { ENFILE } from './errno.ts';
@@ -17,6 +17,9 @@ const KEPT_FLAGS = 0o3 | 0o4000;
  * (/proc/sys/fs/inotify/max_queued_events); so none is lost.
  */
 const FILES_MAX = 16000;
+
+/** What poll(2) must work on. */
+const PIPES: ReadonlySet<string> = new Set<OpenFile['type']>(['fault-queue', 'veventq', 'migration-data']);
 
 /** A file that the program has open: what Linux's struct file is to us. */
 export interface InstalledFile {
@@ -115,8 +118,9 @@ export class Files {
   /** Installs a descriptor in the task that waits: its number there, or -errno. */
   install(task: Task, file: OpenFile | PseudoFile, options: InstallOptions): number {
     if (this.size >= FILES_MAX) return -ENFILE;
-    const pipe = file.type === 'fault-queue' || file.type === 'veventq';
-    return pipe ? this.#installPipe(task, file, options) : this.#installPlaceholder(task, file, options);
+    return file.type !== 'pseudo' && PIPES.has(file.type)
+      ? this.#installPipe(task, file, options)
+      : this.#installPlaceholder(task, file, options);
   }
 
   /** The last descriptor and mapping of a placeholder are gone. */
@@ -157,7 +161,9 @@ export class Files {
     const entry = { file, node, whose: WHOSE.PLACEHOLDER, inode, handle, view: -1, position: 0 };
     this.#placeholders.set(inode, entry);
     this.#byWatch.set(handle, entry);
-    if (file.type !== 'pseudo' && file.mmap !== undefined) file.backing = this.#backing(entry);
+    if (file.type === 'pseudo') return number;
+    if (file.mmap !== undefined) file.backing = this.#backing(entry);
+    if (file.size !== undefined) this.prepareMapping(task, number, entry, big(file.size));
     return number;
   }
 

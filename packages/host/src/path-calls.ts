@@ -116,7 +116,8 @@ export function answerPathCall(machine: Machine, task: HostTask, target: Target)
 /** What stat(2) says of an open file. */
 export function statOfFile(machine: Machine, { file, node, inode }: InstalledFile): NodeStat {
   if (file.type === 'pseudo') return file.stat;
-  return node?.stat ?? anonymousStat(machine.nodes.get('/dev/iommu')!, inode);
+  if (node !== null) return node.stat;
+  return { ...anonymousStat(machine.nodes.get('/dev/iommu')!, inode), size: file.size ?? 0 };
 }
 
 function statOf(machine: Machine, target: Target): NodeStat | null {
@@ -254,6 +255,7 @@ const LINK_NAMES = {
   iommufd: '/dev/iommu',
   'vfio-device': 'anon_inode:[vfio-device]',
   'vfio-group': '/dev/vfio',
+  'migration-data': 'anon_inode:vfio_mig',
   'fault-queue': 'anon_inode:[iommufd-pgfault]',
   veventq: 'anon_inode:[iommufd-viommu-event]',
   access: 'anon_inode:[iommufd_test_staccess]',

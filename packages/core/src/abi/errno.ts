@@ -27,6 +27,7 @@ export const ERANGE = 34;
 export const EDEADLK = 35;
 export const ENOSYS = 38;
 export const EBADE = 52;
+export const ENOMSG = 42;
 export const EOVERFLOW = 75;
 export const EBADFD = 77;
 export const EMSGSIZE = 90;
@@ -62,6 +63,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [EDEADLK]: 'EDEADLK',
   [ENOSYS]: 'ENOSYS',
   [EBADE]: 'EBADE',
+  [ENOMSG]: 'ENOMSG',
   [EOVERFLOW]: 'EOVERFLOW',
   [EBADFD]: 'EBADFD',
   [EMSGSIZE]: 'EMSGSIZE',

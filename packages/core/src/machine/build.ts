@@ -11,8 +11,10 @@ import {
   pciEnablePasid,
   pciEnablePri,
 } from '../pci/bus-driver.ts';
+import { BarWindows } from '../pci/bar-windows.ts';
 import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { Trace } from '../trace/trace.ts';
+import type { MigrationSettings } from '../vfio/migration/migration.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import { BarAddresses } from './bar-addresses.ts';
 import type { ModelMaker } from './device-models.ts';
@@ -36,6 +38,8 @@ export interface DevicePart {
   readonly pasids: number;
   /** Whether it has a translation cache of its own. */
   readonly ats: boolean;
+  /** That it can be migrated; null or absent where it cannot. */
+  readonly migration?: MigrationSettings | null;
   /** Makes what it does on its own. */
   readonly model: ModelMaker;
 }
@@ -69,12 +73,14 @@ export function buildDevices(
   }
   const devices: VfioDevice[] = [];
   const addresses = new BarAddresses();
+  const windows = new BarWindows();
   for (const device of parts.devices) {
     const unit = units.get(device.iommu);
     assert(unit !== undefined, `there is no IOMMU ${device.iommu}`);
     const pci = makeFunction(device, kernel.trace);
     if (failed(pci)) return fail(pci.errno, `${device.name}: ${pci.reason}`);
     addresses.assign(pci);
+    for (const window of windows.of(pci)) kernel.physical.addWindow(window);
     const translation = device.ats ? { ats: atsOf(pci), pri: priOf(pci) } : { ats: null, pri: null };
     const part = { ...device, ...pciEnablePasid(pci), ...translation };
     const made = unit.addFunction(part, new IommuGroup(kernel, firstGroup + devices.length));
@@ -82,7 +88,8 @@ export function buildDevices(
       return fail(made.errno, `${device.name} cannot be put behind ${device.iommu}: ${made.reason}`);
     pci.dma.connect(made.port);
     kernel.doorbells.add(pci);
-    devices.push({ name: device.name, device: made.device, pci });
+    const { name, migration = null } = device;
+    devices.push({ name, device: made.device, pci, migration });
   }
   return devices;
 }

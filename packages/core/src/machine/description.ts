@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
 import { TRIAL_UAPIS } from '../iommufd/trial-uapi.ts';
-import { DEVICE_MODEL_NAMES } from './device-models.ts';
+import { DEVICE_MODEL_NAMES, MIGRATABLE_MODELS } from './device-models.ts';
 import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
 import { checkRegisters } from './registers.ts';
 import { requesterIdOf } from './pci-address.ts';
@@ -60,6 +60,18 @@ const consoleSchema = z.strictObject({
   input: name.optional().describe('The file that the driver reads, once it has written something.'),
 });
 
+const migrationSchema = z.strictObject({
+  p2p: z.boolean().default(true).describe('Whether it can stop its DMA alone (VFIO_MIGRATION_P2P).'),
+  preCopy: z
+    .boolean()
+    .default(true)
+    .describe('Whether it can be read while it runs (VFIO_MIGRATION_PRE_COPY).'),
+  dmaLogging: z
+    .boolean()
+    .default(true)
+    .describe('Whether it keeps a log of its DMA (VFIO_DEVICE_FEATURE_DMA_LOGGING_START).'),
+});
+
 const deviceSchema = z.strictObject({
   name: name.describe('Its PCI address (0000:0a:00.0), which is also its requester id.'),
   iommu: name.describe('The IOMMU that it is behind.'),
@@ -72,6 +84,9 @@ const deviceSchema = z.strictObject({
   pasids: z.int().min(0).max(0x100000).default(0).describe('How many PASIDs it may use.'),
   ats: z.boolean().default(false).describe('Whether it has a translation cache of its own (PCI ATS).'),
   model: z.enum(DEVICE_MODEL_NAMES).default('none').describe('What it does on its own.'),
+  migration: migrationSchema
+    .optional()
+    .describe('That it can be migrated, as with a driver of its own; it cannot where this is left out.'),
   disk: diskSchema.optional().describe('Of an nvme: its disk; 64 MiB of memory where this is left out.'),
   console: consoleSchema.optional().describe('Of a virtio-console: its files.'),
 });
@@ -111,6 +126,11 @@ export const machineSchema = z
         refuse(
           'console',
           `a device with the model '${device.model}' has no console; one with 'virtio-console' has`,
+        );
+      if (device.migration !== undefined && !MIGRATABLE_MODELS.includes(device.model))
+        refuse(
+          'migration',
+          `a device with the model '${device.model}' cannot be migrated; one with ${MIGRATABLE_MODELS.join(', ')} can`,
         );
       const type = types.get(device.iommu);
       if (type === undefined) {

@@ -46,6 +46,8 @@ const MODELS = {
 } as const satisfies Record<string, Load>;
 
 export type DeviceModelName = keyof typeof MODELS;
+/** Those that can be migrated: {@link DeviceModel.migration}. */
+export const MIGRATABLE_MODELS: readonly DeviceModelName[] = ['dma-engine'];
 export const DEVICE_MODEL_NAMES = Object.keys(MODELS) as [DeviceModelName, ...DeviceModelName[]];
 
 export function loadModel(

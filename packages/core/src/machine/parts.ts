@@ -2,6 +2,7 @@ import { assert } from '../base/assert.ts';
 import { NO_BACKENDS, type DeviceBackends } from './backends.ts';
 import type { DevicePart, MachineParts } from './build.ts';
 import { loadModel, type DeviceModelName, type ModelSettings } from './device-models.ts';
+import type { MigrationSettings } from '../vfio/migration/migration.ts';
 import { requesterIdOf } from './pci-address.ts';
 import type { IommuSettings, Vendor } from './vendor.ts';
 
@@ -21,8 +22,11 @@ export const IOMMU_TYPES = Object.keys(VENDORS) as [IommuType, ...IommuType[]];
 export const STREAM_ID_TYPES: readonly IommuType[] = ['arm-smmu-v3'];
 
 /** What a machine file says of a device. */
-export interface DeviceDescription extends Omit<DevicePart, 'requesterId' | 'model'>, ModelSettings {
+export interface DeviceDescription
+  extends Omit<DevicePart, 'requesterId' | 'model' | 'migration'>, ModelSettings {
   readonly stream?: number | undefined;
+  /** Absent where it cannot be migrated. */
+  readonly migration?: MigrationSettings | undefined;
   readonly model: DeviceModelName;
 }
 
@@ -54,11 +58,11 @@ export async function loadParts(
     return { name, vendor, settings };
   });
   const devices = description.devices.map(async (device) => {
-    const { name, iommu, pasids, ats } = device;
+    const { name, iommu, pasids, ats, migration = null } = device;
     const requesterId = device.stream ?? requesterIdOf(name);
     assert(requesterId !== null, `${name} has neither a PCI address nor a stream id`);
     const model = await loadModel(device.model, device, backends);
-    return { name, iommu, pasids, ats, requesterId, model };
+    return { name, iommu, pasids, ats, migration, requesterId, model };
   });
   return { iommus: await Promise.all(iommus), devices: await Promise.all(devices) };
 }

@@ -6,23 +6,33 @@ import type { Task } from './process.ts';
  */
 export interface OpenFile {
   /** What it is: it decides how the host presents it. */
-  readonly type: 'iommufd' | 'vfio-device' | 'vfio-group' | 'fault-queue' | 'veventq' | 'access' | 'dma-buf';
+  readonly type:
+    | 'iommufd'
+    | 'vfio-device'
+    | 'vfio-group'
+    | 'migration-data'
+    | 'fault-queue'
+    | 'veventq'
+    | 'access'
+    | 'dma-buf';
   ioctl(task: Task, cmd: number, arg: bigint): number;
   release(): void;
-  /** Event queues: read(2) with the program's buffer at `va`. */
+  /** Event queues and migration data: read(2) with the program's buffer at `va`. */
   read?(task: Task, va: bigint, count: number): number;
-  /** Event queues: write(2). */
+  /** Event queues and migration data: write(2). */
   write?(task: Task, va: bigint, count: number): number;
   /** Devices: pread(2) with the program's buffer at `va`. */
   pread?(task: Task, va: bigint, count: number, offset: bigint): number;
   /** Devices: pwrite(2). */
   pwrite?(task: Task, va: bigint, count: number, offset: bigint): number;
-  /** Event queues: what poll(2) says now. */
+  /** Where poll(2) works: what it says now. */
   readonly readable?: boolean;
-  /** Event queues: called by core whenever `readable` may have changed; set by the host. */
+  /** Called by core whenever `readable` may have changed; set by the host. */
   onReadableChange?: (() => void) | undefined;
   /** mmap(2) with MAP_SHARED: 0 where the mapping is right, else a negative errno. `offset` and `length` in bytes. */
   mmap?(task: Task, offset: bigint, length: bigint, prot: number): number;
+  /** What fstat(2) and lseek(2) say of its length, in bytes; nothing where that is absent. */
+  readonly size?: number;
   /**
    * The pages that mmap(2) of the file shows, by the offset of the mapping: shared by the programs that map it and by
    * core. Set by the host where it can share memory.

@@ -13,6 +13,16 @@ export interface SharedPages {
   write(offset: number, from: Uint8Array): boolean;
 }
 
+/** What answers at addresses that are neither RAM nor frames of programs: a BAR of a device. */
+export interface MmioWindow {
+  /** A physical address. */
+  readonly start: number;
+  readonly bytes: number;
+  /** Offsets in bytes from the start; the access lies within. False: nobody answers. */
+  read(offset: number, into: Uint8Array): boolean;
+  write(offset: number, from: Uint8Array): boolean;
+}
+
 interface SharedRange {
   readonly pa: number;
   readonly bytes: number;
@@ -33,6 +43,7 @@ export class PhysicalSpace implements PhysicalMemory {
   readonly #wordView = new DataView(this.#word.buffer);
   /** RAM whose bytes the host keeps: it is not in `ram` meanwhile. */
   readonly #shared: SharedRange[] = [];
+  readonly #windows: MmioWindow[] = [];
   #nextPage = RAM_FIRST_PAGE;
 
   /**
@@ -85,6 +96,15 @@ export class PhysicalSpace implements PhysicalMemory {
     this.ram.write(pa, bytes);
   }
 
+  /** From now on the window answers at its addresses. */
+  addWindow(window: MmioWindow): void {
+    this.#windows.push(window);
+  }
+
+  #windowAt(pa: number, bytes: number): MmioWindow | undefined {
+    return this.#windows.find(({ start, bytes: all }) => pa >= start && pa + bytes <= start + all);
+  }
+
   #sharedAt(pa: number, bytes: number): SharedRange | null {
     for (const range of this.#shared)
       if (pa >= range.pa && pa + bytes <= range.pa + range.bytes) return range;
@@ -125,10 +145,14 @@ export class PhysicalSpace implements PhysicalMemory {
   }
 
   #readElsewhere(pa: number, into: Uint8Array): boolean {
-    return pa < RAM_END ? this.#readShared(pa, into) : this.frames.read(pa, into);
+    if (pa < RAM_END ? this.#readShared(pa, into) : this.frames.read(pa, into)) return true;
+    const window = this.#windowAt(pa, into.length);
+    return window !== undefined && window.read(pa - window.start, into);
   }
 
   #writeElsewhere(pa: number, from: Uint8Array): boolean {
-    return pa < RAM_END ? this.#writeShared(pa, from) : this.frames.write(pa, from);
+    if (pa < RAM_END ? this.#writeShared(pa, from) : this.frames.write(pa, from)) return true;
+    const window = this.#windowAt(pa, from.length);
+    return window !== undefined && window.write(pa - window.start, from);
   }
 }

@@ -27,6 +27,13 @@ export interface Bar {
   readonly handler: BarHandler;
 }
 
+/** The widest naturally aligned access at an offset of which `left` bytes are wanted, `most` bytes at most. */
+export function widestAccess(offset: number, left: number, most: BarAccessSize = 8): BarAccessSize {
+  if (most >= 8 && left >= 8 && offset % 8 === 0) return 8;
+  if (most >= 4 && left >= 4 && offset % 4 === 0) return 4;
+  return most >= 2 && left >= 2 && offset % 2 === 0 ? 2 : 1;
+}
+
 /** 32-bit registers. Offsets are multiples of 4. */
 export interface Registers32 {
   read32(offset: number): number;

@@ -15,6 +15,7 @@ import {
 import { ConfigSpace, type ConfigAccessSize } from './config-space.ts';
 import { FunctionDma, type DmaRules } from './dma.ts';
 import { addHeader, type FunctionIdentity } from './header.ts';
+import type { Migratable } from './migration.ts';
 import { Msi } from './msi.ts';
 import { Msix, type InterruptEvents, type InterruptMessage, type MsixDescription } from './msix.ts';
 import { Pri } from './pri.ts';
@@ -81,6 +82,8 @@ export interface DeviceModel {
    * done and more may wait.
    */
   poll?(): boolean;
+  /** What of it moves to another device; absent where it cannot be migrated. */
+  readonly migration?: Migratable;
 }
 
 /** Who has a function: VFIO, or a test. */
@@ -93,6 +96,8 @@ export interface FunctionUser {
   error?(): void;
   /** It asks to be given back: it will be removed. */
   removalRequested?(): void;
+  /** It wrote to memory, as far as the IOMMU let it. */
+  wrote?(address: bigint, pasid: number | null, bytes: number): void;
   /** Work waits for {@link PciFunction.poll}. */
   wake?(): void;
 }
@@ -116,6 +121,7 @@ export class PciFunction implements Doorbell {
   #intxShown = false;
   #resets = 0;
   #waiting = false;
+  #paused = false;
 
   constructor(name: string, model: DeviceModel, trace?: Trace) {
     const { description } = model;
@@ -146,7 +152,7 @@ export class PciFunction implements Doorbell {
       pri: priCapability,
       entries: ats?.entries,
       onPageResponse: (response) => model.pageResponse?.(response),
-      onAccess: (request, bytes, result) => this.#traceDma(request, bytes, result),
+      onAccess: (request, bytes, result) => this.#accessed(request, bytes, result),
     });
     description.configure?.(config);
     model.connect(this);
@@ -207,8 +213,13 @@ export class PciFunction implements Doorbell {
   #decoding(index: number, offset: number, size: BarAccessSize): Bar | null {
     const bar = this.bars[index] ?? null;
     assert(bar !== null && offset % size === 0 && offset + size <= bar.size, `BAR ${index} at ${offset}`);
-    const space = bar.kind === 'io' ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
-    return this.#awake && (this.#config.read(PCI_COMMAND, 2) & space) !== 0 ? bar : null;
+    return this.decodes(bar) ? bar : null;
+  }
+
+  /** Whether it answers at the addresses of a BAR: it is there, awake, and the space is on. */
+  decodes({ kind }: Bar): boolean {
+    const space = kind === 'io' ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
+    return this.#awake && (this.#config.read(PCI_COMMAND, 2) & space) !== 0;
   }
 
   /** What serves an offset of a BAR, and the offset there: the MSI-X table lies above whatever the model has. */
@@ -230,18 +241,30 @@ export class PciFunction implements Doorbell {
     this.msi?.reset();
     this.dma.reset();
     this.setIntx(false);
+    this.#paused = false;
     this.model.reset();
+  }
+
+  /** It starts nothing: no DMA, and no interrupts. What waits goes on when it is let go. */
+  get paused(): boolean {
+    return this.#paused;
+  }
+
+  setPaused(paused: boolean): void {
+    this.#paused = paused;
+    if (!paused && this.#waiting) this.user?.wake?.();
   }
 
   /** Lets the device go on; see {@link DeviceModel.poll}. */
   poll(): boolean {
+    if (this.#paused) return false;
     this.#waiting = this.#awake && (this.model.poll?.() ?? false);
     return this.#waiting;
   }
 
   /** Work waits, or a program can store where the device has to look. */
   get watched(): boolean {
-    return this.#waiting || this.bars.some((bar) => bar?.memory?.shared === true);
+    return (this.#waiting && !this.#paused) || this.bars.some((bar) => bar?.memory?.shared === true);
   }
 
   look(): boolean {
@@ -315,6 +338,11 @@ export class PciFunction implements Doorbell {
       this.#trace.emit({ kind: 'interrupt', device: this.name, vector, address, data });
     }
     this.user?.message?.(vector, message);
+  }
+
+  #accessed(request: MemoryRequest, bytes: number, stopped: DmaResult): void {
+    if (request.write) this.user?.wrote?.(request.address, request.pasid, stopped?.done ?? bytes);
+    this.#traceDma(request, bytes, stopped);
   }
 
   // ---- the trace ----

@@ -37,7 +37,7 @@ const PASID_SINCE = 615;
 const TOKEN_SINCE = 617;
 const UUID_BYTES = 16;
 
-type Handler = (file: VfioDeviceFile, task: Task, arg: bigint) => Result<void>;
+type Handler = (file: VfioDeviceFile, task: Task, arg: bigint) => Result<number | void>;
 
 export class VfioDeviceFile implements OpenFile {
   readonly type = 'vfio-device';
@@ -59,9 +59,10 @@ export class VfioDeviceFile implements OpenFile {
     const { kernel, name } = this.state;
     kernel.current = task;
     const answer = this.#serve(task, cmd, arg);
+    const result = failed(answer) ? -answer.errno : (answer ?? 0);
     const { trace } = kernel;
     if (trace.active) {
-      const outcome = failed(answer) ? { errno: answer.errno, reason: answer.reason } : { result: 0 };
+      const outcome = failed(answer) ? { errno: answer.errno, reason: answer.reason } : { result };
       trace.emit({
         kind: 'vfio',
         pid: task.process.pid,
@@ -70,17 +71,19 @@ export class VfioDeviceFile implements OpenFile {
         ...outcome,
       });
     }
-    return failed(answer) ? -answer.errno : 0;
+    return result;
   }
 
-  #serve(task: Task, cmd: number, arg: bigint): Result<void> {
+  #serve(task: Task, cmd: number, arg: bigint): Result<number | void> {
     if (cmd === VFIO_DEVICE_BIND_IOMMUFD) return this.bind(task, arg);
     // vfio_device_fops_unl_ioctl(): nothing else is served before the device is bound.
     if (!this.#granted) return fail(EINVAL, 'the device is not bound to an iommufd');
     const { core } = this.state;
     core.resume();
     const handler = HANDLERS[cmd] ?? (this.#byGroup ? undefined : CDEV_HANDLERS[cmd]);
-    return handler === undefined ? core.ioctl(task, cmd, arg) : handler(this, task, arg);
+    const answer = handler === undefined ? core.ioctl(task, cmd, arg) : handler(this, task, arg);
+    core.idle();
+    return answer;
   }
 
   /** vfio_df_ioctl_bind_iommufd(). */

@@ -7,6 +7,7 @@ import { attachDevice, detachDevice, replaceDevice } from '../iommufd/attach.ts'
 import type { IommufdContext } from '../iommufd/context.ts';
 import { bindDevice, unbindDevice, type IommufdDevice } from '../iommufd/device.ts';
 import type { PciFunction } from '../pci/function.ts';
+import type { MigrationSettings } from './migration/migration.ts';
 import { VfioPciCore } from './pci/core.ts';
 
 // struct vfio_device: what all open files of a device share. drivers/vfio/vfio_main.c and iommufd.c.
@@ -17,6 +18,8 @@ export interface VfioDevice {
   /** As its IOMMU's driver knows it. */
   readonly device: Device;
   readonly pci: PciFunction;
+  /** Null where it cannot be migrated. */
+  readonly migration: MigrationSettings | null;
 }
 
 /** What VFIO has of a group beside the devices: struct vfio_group. */
@@ -111,7 +114,8 @@ export class VfioDeviceState {
     }
     const idev = bindDevice(context, this.device, true);
     if (failed(idev)) return idev;
-    this.#binding = { context, idev, core: new VfioPciCore(this.pci) };
+    const core = new VfioPciCore(this.pci, this.kernel.version, this.#device.migration);
+    this.#binding = { context, idev, core };
     this.#openCount = 1;
   }
 
@@ -154,6 +158,6 @@ export class VfioDeviceState {
   /** Its bus is reset, whoever has it open. */
   resetByBus(): void {
     if (this.#binding === null) this.pci.reset();
-    else this.#binding.core.reset();
+    else this.#binding.core.resetByBus();
   }
 }

@@ -100,7 +100,9 @@ export function dmabufGet(command: Command): Result<number> {
   if (size === 0 || size > DMA_BUF_BYTES_MAX)
     return fail(EINVAL, `length is 0 or more than ${DMA_BUF_BYTES_MAX}`);
   if (kernel.failpoint() || kernel.failpoint()) return fail(ENOMEM, 'no memory for the dma-buf');
-  const file = new DmaBuf(kernel, size);
+  const pages = size / PAGE_SIZE;
+  const pa = kernel.physical.allocate(pages);
+  const file = new DmaBuf([{ first: pa / PAGE_SIZE, pages }], () => kernel.physical.free(pa, pages));
   const fd = command.task.process.install(file, { closeOnExec: (cmd.open_flags & O_CLOEXEC) !== 0 });
   if (failed(fd)) file.release();
   return fd;

@@ -3,6 +3,7 @@ import { big, hi32, lo32, u64 } from '../../base/u64.ts';
 import { PRG_RESPONSE_CODE, type DmaAddress, type PageResponseMessage } from '../../iommu/dma-port.ts';
 import { registers32 } from '../bar.ts';
 import type { AccessOptions } from '../dma.ts';
+import type { Migratable } from '../migration.ts';
 import type { DeviceModel, FunctionDescription, PciFunction, TranslationFeatures } from '../function.ts';
 import {
   BAR_BYTES,
@@ -51,18 +52,27 @@ interface Refused {
   readonly write: boolean;
 }
 
+/** What it saves: the registers, and whether a command goes on. */
+const SAVED_WORDS = REGISTER_BYTES / 4 + 1;
+
 /**
  * Copies, fills and adds up memory on demand, with PASIDs, ATS and PRI. A command has ended when the store that started it
- * returns, unless it waits for a page.
+ * returns, unless it waits for a page, goes on in the background, or the function is paused.
  */
 export class DmaEngine implements DeviceModel {
   readonly description: FunctionDescription;
+  readonly migration: Migratable = {
+    save: () => this.#save(),
+    restore: (state) => this.#restore(state),
+  };
   readonly #registers = new Uint32Array(REGISTER_BYTES / 4);
   #pci!: PciFunction;
   /** The group of the page request that the command waits for, or null. */
   #group: number | null = null;
   #nextGroup = 0;
   #running = false;
+  /** A command is to be gone on with when the device is polled. */
+  #pending = false;
   /** An answer that came while the request was being sent: it is looked at when the device is polled. */
   #answer: PageResponseMessage | null = null;
   #asked = { page: -1n, times: 0 };
@@ -90,7 +100,32 @@ export class DmaEngine implements DeviceModel {
     this.#group = null;
     this.#answer = null;
     this.#nextGroup = 0;
+    this.#pending = false;
   }
+
+  // ---- migration ----
+
+  /** A page that the command waits for is asked for again by who goes on with it. */
+  #save(): Uint8Array {
+    const bytes = new Uint8Array(SAVED_WORDS * 4);
+    const view = new DataView(bytes.buffer);
+    for (const [word, value] of this.#registers.entries()) view.setUint32(word * 4, value, true);
+    view.setUint32(REGISTER_BYTES, this.#pending || this.#group !== null ? 1 : 0, true);
+    return bytes;
+  }
+
+  #restore(state: Uint8Array): boolean {
+    if (state.length !== SAVED_WORDS * 4) return false;
+    const view = new DataView(state.buffer, state.byteOffset, state.length);
+    const pending = view.getUint32(REGISTER_BYTES, true);
+    if (view.getUint32(REGISTER.ID, true) !== DMA_ENGINE_VERSION || pending > 1) return false;
+    this.reset();
+    for (const word of this.#registers.keys()) this.#registers[word] = view.getUint32(word * 4, true);
+    if (pending === 1) this.#later();
+    return true;
+  }
+
+  // ---- registers ----
 
   #get(offset: number): number {
     return this.#registers[offset / 4]!;
@@ -104,27 +139,42 @@ export class DmaEngine implements DeviceModel {
     return (this.#get(REGISTER.FLAGS) & flag) !== 0;
   }
 
+  /** What it stores to itself while it copies is lost. */
   #write(offset: number, value: number): void {
-    if (offset >= REGISTER_BYTES || READ_ONLY.has(offset)) return;
+    if (offset >= REGISTER_BYTES || READ_ONLY.has(offset) || this.#running) return;
     if (offset === REGISTER.SIGNAL) this.#pci.signal(value);
-    else if (this.#group === null) this.#set(offset, value);
+    else if (!this.#engaged) this.#set(offset, value);
     if (offset === REGISTER.COMMAND) this.#start(value);
   }
 
-  /** While a command waits for a page, registers stay as they are and ABORT is the one command. */
+  /** A command has not ended. */
+  get #engaged(): boolean {
+    return this.#group !== null || this.#pending;
+  }
+
+  /** While a command has not ended, registers stay as they are and ABORT is the one command. */
   #start(command: number): void {
-    if (this.#group !== null) {
+    if (this.#engaged) {
       if (command === COMMAND.ABORT) this.#end(ERROR.ABORTED);
       return;
     }
     for (const register of [REGISTER.DONE, REGISTER.RESULT, REGISTER.PERMISSIONS, REGISTER.RESPONSE])
       this.#set(register, 0);
     this.#asked = { page: -1n, times: 0 };
-    this.#run();
+    if (this.#flag(FLAG.BACKGROUND) || this.#pci.paused) this.#later();
+    else this.#run();
+  }
+
+  /** The command goes on when the device is polled. */
+  #later(): void {
+    this.#pending = true;
+    this.#set(REGISTER.STATUS, STATUS.RUNNING);
+    this.#pci.wake();
   }
 
   #end(error: number): void {
     this.#group = null;
+    this.#pending = false;
     this.#set(REGISTER.ERROR, error);
     this.#set(REGISTER.STATUS, error === ERROR.NONE ? STATUS.DONE : STATUS.ERROR);
     if (this.#pci.traced) this.#trace(error);
@@ -160,7 +210,7 @@ export class DmaEngine implements DeviceModel {
     }
   }
 
-  /** Goes on from DONE; asks for a page that is not there. */
+  /** Goes on from DONE; asks for a page that is not there. In the background, a part at a time. */
   #move(command: number): void {
     const length = this.#get(REGISTER.LENGTH);
     if (length > LENGTH_MAX) {
@@ -175,6 +225,10 @@ export class DmaEngine implements DeviceModel {
       done = this.#get(REGISTER.DONE);
       if (refused !== null) {
         this.#refused(refused);
+        return;
+      }
+      if (this.#flag(FLAG.BACKGROUND) && done < length) {
+        this.#later();
         return;
       }
     }
@@ -232,13 +286,17 @@ export class DmaEngine implements DeviceModel {
     const answer = this.#answer;
     this.#answer = null;
     if (answer !== null) this.pageResponse(answer);
-    return this.#answer !== null;
+    else if (this.#pending) {
+      this.#pending = false;
+      this.#run();
+    }
+    return this.#answer !== null || this.#pending;
   }
 
   pageResponse(response: PageResponseMessage): void {
     const { prgIndex, code } = response;
     if (prgIndex !== this.#group) return;
-    if (this.#running) {
+    if (this.#running || this.#pci.paused) {
       this.#answer = response;
       this.#pci.wake();
       return;

@@ -40,7 +40,7 @@ export const COMMAND = {
   ABORT: 6,
 } as const;
 
-export const STATUS = { IDLE: 0, DONE: 1, ERROR: 2, WAITING: 3 } as const;
+export const STATUS = { IDLE: 0, DONE: 1, ERROR: 2, WAITING: 3, RUNNING: 4 } as const;
 
 export const ERROR = {
   NONE: 0,
@@ -70,6 +70,8 @@ export const FLAG = {
   PAGE_REQUESTS: 1 << 6,
   /** TRANSLATE and REQUEST_PAGE are for writing. */
   WRITE: 1 << 7,
+  /** The store that starts the command returns at once, and the command goes on a part at a time. */
+  BACKGROUND: 1 << 8,
 } as const;
 
 export const PERMISSION = { READ: 1, WRITE: 2, EXECUTE: 4, UNTRANSLATED_ONLY: 8 } as const;

@@ -3,11 +3,14 @@ import { big, exact, PAGE_SIZE, u64 } from '../../base/u64.ts';
 import { EBUSY, EINVAL, EIO } from '../../abi/errno.ts';
 import { VFIO_PCI_BAR5_REGION_INDEX } from '../../abi/vfio.ts';
 import type { FileBacking } from '../../memory/file.ts';
-import type { Bar, BarAccessSize } from '../../pci/bar.ts';
+import { widestAccess, type Bar, type BarAccessSize } from '../../pci/bar.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import { regionOffset } from './regions.ts';
 
 // drivers/vfio/pci/vfio_pci_rdwr.c and the mmap of vfio_pci_core.c: BARs as a program reaches them.
+
+/** The Linux whose VFIO first moves 8 bytes at once: before it they are two times 4. */
+const WIDE_SINCE = 611;
 
 /** A part of a BAR that programs do not reach by read(2) and write(2): the MSI-X table. */
 interface Excluded {
@@ -18,12 +21,15 @@ interface Excluded {
 export class VfioBars {
   readonly #pci: PciFunction;
   readonly #memoryEnabled: () => boolean;
+  /** Bytes that one access can have. */
+  readonly #widest: BarAccessSize;
   /** BARs whose memory some file of a program shows. */
   readonly #shared = new Map<number, FileBacking>();
 
-  constructor(pci: PciFunction, memoryEnabled: () => boolean) {
+  constructor(pci: PciFunction, memoryEnabled: () => boolean, version: number) {
     this.#pci = pci;
     this.#memoryEnabled = memoryEnabled;
+    this.#widest = version >= WIDE_SINCE ? 8 : 4;
   }
 
   bar(index: number): Bar | null {
@@ -96,7 +102,8 @@ export class VfioBars {
         continue;
       }
       if (bar.kind !== 'io' && !this.#memoryEnabled()) return fail(EIO, 'memory space is off');
-      const size = widest(offset, offset < hole.start ? Math.min(left, hole.start - offset) : left);
+      const room = offset < hole.start ? Math.min(left, hole.start - offset) : left;
+      const size = widestAccess(offset, room, this.#widest);
       access(bar, offset, size, done);
       done += size;
     }
@@ -126,10 +133,4 @@ export class VfioBars {
       this.#shared.delete(index);
     }
   }
-}
-
-function widest(offset: number, left: number): BarAccessSize {
-  if (left >= 8 && offset % 8 === 0) return 8;
-  if (left >= 4 && offset % 4 === 0) return 4;
-  return left >= 2 && offset % 2 === 0 ? 2 : 1;
 }

@@ -34,7 +34,12 @@ import {
 } from '../../pci/spec.ts';
 import { VfioBars } from './bars.ts';
 import { VfioConfig, type ConfigEffects } from './config.ts';
-import { deviceFeature, type PowerControl } from './features.ts';
+import { readFeature, type FeatureAnswer } from '../feature.ts';
+import { deviceFeature } from '../features.ts';
+import { DmaLog } from '../migration/dma-log.ts';
+import { VfioMigration, type MigrationSettings } from '../migration/migration.ts';
+import { VfioDmaBufs } from './dma-bufs.ts';
+import { pciFeature, type PowerControl } from './features.ts';
 import { getInfo, getIrqInfo, getRegionInfo } from './info.ts';
 import { VfioInterrupts } from './interrupts.ts';
 import { VfioIoeventfds } from './ioeventfd.ts';
@@ -46,7 +51,7 @@ import { setIrqs } from './set-irqs.ts';
 /** Bytes that read(2) and write(2) move at once between a program and a device. */
 const CHUNK = 4096;
 
-type Handler = (core: VfioPciCore, task: Task, arg: bigint) => Result<void>;
+type Handler = (core: VfioPciCore, task: Task, arg: bigint) => Result<number | void>;
 
 export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   readonly #pci: PciFunction;
@@ -55,18 +60,30 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   readonly #bars: VfioBars;
   readonly #interrupts: VfioInterrupts;
   readonly #ioeventfds: VfioIoeventfds;
+  readonly #dmaBufs: VfioDmaBufs;
+  readonly #version: number;
+  readonly #migration: VfioMigration | null;
+  readonly #dmaLog: DmaLog | null;
   #lowPower: { wakeup: Eventfd | null } | null = null;
+  /** It is suspended: asleep until the next use. */
+  #suspended = false;
 
-  /** vfio_pci_core_enable(): the function starts anew, without bus mastering. */
-  constructor(pci: PciFunction) {
+  /** vfio_pci_core_enable(): the function starts anew, without bus mastering. `version`: which Linux it is. `settings`: that it can be migrated. */
+  constructor(pci: PciFunction, version: number, settings: MigrationSettings | null = null) {
     this.#pci = pci;
+    this.#version = version;
+    const { migration } = pci.model;
+    this.#migration =
+      settings === null || migration === undefined ? null : new VfioMigration(pci, migration, settings);
+    this.#dmaLog = settings?.dmaLogging === true ? new DmaLog() : null;
     setCommand(pci, PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE, decodedSpaces(pci));
     pciResetFunction(pci);
     this.#saved = pciSaveState(pci);
     this.#interrupts = new VfioInterrupts(pci);
     this.#config = new VfioConfig(pci, this);
     const memoryEnabled = (): boolean => this.#config.memoryEnabled;
-    this.#bars = new VfioBars(pci, memoryEnabled);
+    this.#bars = new VfioBars(pci, memoryEnabled, version);
+    this.#dmaBufs = new VfioDmaBufs(pci, memoryEnabled);
     this.#ioeventfds = new VfioIoeventfds(pci, this.#bars, memoryEnabled);
     pci.user = this;
   }
@@ -74,13 +91,15 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   /** vfio_pci_core_close_device() */
   disable(): void {
     const pci = this.#pci;
+    this.#dmaBufs.cleanup();
     this.exitLowPower();
-    this.#setPowerOn();
+    this.#setPower(0);
     setCommand(pci, PCI_COMMAND_MASTER, 0);
     this.#interrupts.disable();
     this.#ioeventfds.release();
     this.#bars.unmap();
     pci.user = null;
+    this.#migration?.reset();
     pci.reset();
     pciRestoreState(pci, this.#saved);
   }
@@ -93,6 +112,11 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
 
   intx(asserted: boolean): void {
     this.#interrupts.intxLevel(asserted);
+  }
+
+  wrote(address: bigint, pasid: number | null, bytes: number): void {
+    if (pasid === null) this.#dmaLog?.record(address, bytes);
+    this.#migration?.touched();
   }
 
   error(): void {
@@ -118,45 +142,79 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   }
 
   // DEVIATION: mappings of a BAR stay; Linux takes them away, and an access is SIGBUS until memory space is on again.
-  memoryChanged(): void {}
+  memoryChanged(): void {
+    if (this.#config.memoryEnabled) this.#dmaBufs.offer();
+    else this.#dmaBufs.revoke();
+  }
 
   /** vfio_pci_ioctl_reset(), and the reset bit of the PCI Express capability. */
   reset(): void {
-    this.#setPowerOn();
+    this.#setPower(0);
+    this.#dmaBufs.revoke();
     pciResetFunction(this.#pci);
+    this.#migration?.reset();
+    this.#dmaBufs.offer();
   }
 
-  #setPowerOn(): void {
+  /** vfio_pci_dev_set_hot_reset(): the device is woken for it. */
+  resetByBus(): void {
+    this.resume();
+    this.reset();
+    this.idle();
+  }
+
+  #setPower(state: number): void {
     const at = this.#pci.config.capability(PCI_CAP_ID_PM) + PCI_PM_CTRL;
     const control = this.#pci.readConfig(at, 2);
-    if ((control & PCI_PM_CTRL_STATE_MASK) !== 0)
-      this.#pci.writeConfig(at, 2, control & ~PCI_PM_CTRL_STATE_MASK);
+    if ((control & PCI_PM_CTRL_STATE_MASK) !== state)
+      this.#pci.writeConfig(at, 2, (control & ~PCI_PM_CTRL_STATE_MASK) | state);
   }
 
   // ---- power ----
 
   enterLowPower(wakeup: Eventfd | null): Result<void> {
+    this.#dmaBufs.revoke();
     if (this.#lowPower !== null) return fail(EINVAL, 'the device sleeps already');
     this.#lowPower = { wakeup };
   }
 
   exitLowPower(): void {
+    this.#endLowPower();
+    this.#dmaBufs.offer();
+  }
+
+  // __vfio_pci_runtime_pm_exit()
+  #endLowPower(): void {
     this.#lowPower?.wakeup?.release();
     this.#lowPower = null;
   }
 
   /** vfio_pci_core_runtime_resume(): every use wakes the device; with a wake-up eventfd it stays awake. */
   resume(): void {
+    if (!this.#suspended) return;
+    this.#suspended = false;
+    this.#setPower(0);
     const wakeup = this.#lowPower?.wakeup ?? null;
-    if (wakeup === null) return;
-    wakeup.signal();
-    this.exitLowPower();
+    if (wakeup !== null) {
+      wakeup.signal();
+      this.#endLowPower();
+    }
+    this.#interrupts.resume();
+  }
+
+  /** vfio_pci_core_runtime_suspend(): the use has ended, and the device sleeps where the program wants it to. */
+  idle(): void {
+    this.#migration?.touched();
+    if (this.#lowPower === null || this.#suspended) return;
+    this.#suspended = true;
+    this.#interrupts.suspend();
+    this.#setPower(PCI_PM_CTRL_STATE_MASK);
   }
 
   // ---- requests ----
 
   /** vfio_pci_core_ioctl() and what of vfio_device_fops_unl_ioctl() asks about the function. */
-  ioctl(task: Task, cmd: number, arg: bigint): Result<void> {
+  ioctl(task: Task, cmd: number, arg: bigint): Result<number | void> {
     const handler = HANDLERS[cmd];
     return handler === undefined
       ? fail(ENOTTY, `there is no request 0x${cmd.toString(16)}`)
@@ -173,6 +231,14 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
 
   setIrqs(task: Task, arg: bigint): Result<void> {
     return setIrqs(this.#interrupts, (index) => this.#interruptCount(index), task, arg);
+  }
+
+  feature(task: Task, arg: bigint): FeatureAnswer {
+    const request = readFeature(task, arg);
+    if (failed(request)) return request;
+    const device = { version: this.#version, migration: this.#migration, dmaLog: this.#dmaLog };
+    const pci = { version: this.#version, power: this, dmaBufs: this.#dmaBufs };
+    return deviceFeature(device, request, (other) => pciFeature(pci, other));
   }
 
   setIoeventfd(task: Task, arg: bigint): Result<void> {
@@ -249,6 +315,17 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX && at + count > PCI_CFG_SPACE_EXP_BYTES)
       return fail(EFAULT, 'beyond configuration space');
     this.resume();
+    const moved = this.#pieces(index, at, count, move);
+    this.idle();
+    return moved;
+  }
+
+  #pieces(
+    index: number,
+    at: number,
+    count: number,
+    move: (index: number, at: number, bytes: number, done: number) => Result<number>,
+  ): Result<number> {
     let done = 0;
     while (done < count) {
       const bytes = Math.min(CHUNK - ((at + done) % CHUNK), count - done);
@@ -283,7 +360,7 @@ const HANDLERS: Readonly<Record<number, Handler>> = {
   [VFIO_DEVICE_SET_IRQS]: (core, task, arg) => core.setIrqs(task, arg),
   [VFIO_DEVICE_RESET]: (core) => core.reset(),
   [VFIO_DEVICE_IOEVENTFD]: (core, task, arg) => core.setIoeventfd(task, arg),
-  [VFIO_DEVICE_FEATURE]: (core, task, arg) => deviceFeature(core, task, arg),
+  [VFIO_DEVICE_FEATURE]: (core, task, arg) => core.feature(task, arg),
 };
 
 // pci_enable_resources()

@@ -1,24 +1,23 @@
 import { fail, failed, type Result } from '../../base/result.ts';
-import { big } from '../../base/u64.ts';
-import { EFAULT, EINVAL, ENOTTY } from '../../abi/errno.ts';
+import { EINVAL, ENOTTY } from '../../abi/errno.ts';
 import {
-  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_DMA_BUF,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
   VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
-  VFIO_DEVICE_FEATURE_MASK,
-  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
-  VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
-  vfio_device_feature,
   vfio_device_low_power_entry_with_wakeup,
 } from '../../abi/vfio.ts';
-import type { Eventfd, Task } from '../../memory/process.ts';
-import { readPart } from '../user-struct.ts';
+import type { Eventfd } from '../../memory/process.ts';
+import { checkFeature, readFeatureData, type FeatureAnswer, type FeatureRequest } from '../feature.ts';
+import type { VfioDmaBufs } from './dma-bufs.ts';
 
-// VFIO_DEVICE_FEATURE: drivers/vfio/vfio_main.c vfio_ioctl_device_feature() and vfio_pci_core.c. These functions are
-// neither virtual nor have virtual ones, so there is no token; they cannot be migrated and keep no log of their DMA; and
-// their memory is not offered as dma-bufs (CONFIG_VFIO_PCI_DMABUF): all of that is ENOTTY.
+// drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_ioctl_feature(): the features that PCI functions have without a driver
+// of their own. These functions are neither virtual nor have virtual ones, so there is no token; and bus mastering is
+// theirs in configuration space: both are ENOTTY.
+
+/** Linux whose vfio-pci first offers BARs as dma-bufs. */
+const DMA_BUF_SINCE = 619;
 
 /** What changes the power state. */
 export interface PowerControl {
@@ -27,60 +26,45 @@ export interface PowerControl {
   exitLowPower(): void;
 }
 
-/** vfio_check_feature(): true where the request is to be carried out, false where it was only asked about. */
-function wanted(flags: number, bytes: number, supported: number, minsz: number): Result<boolean> {
-  const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
-  if ((flags & both & ~supported) !== 0) return fail(EINVAL, 'the feature cannot be got, or not be set');
-  if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return false;
-  if ((flags & both) === 0) return fail(EINVAL, 'neither get nor set');
-  return bytes < minsz ? fail(EINVAL, 'argsz has no room for the feature') : true;
+/** What the features are of. */
+export interface PciFeatures {
+  readonly version: number;
+  readonly power: PowerControl;
+  readonly dmaBufs: VfioDmaBufs;
 }
 
-export function deviceFeature(power: PowerControl, task: Task, arg: bigint): Result<void> {
-  const { memory } = task.process;
-  const head = readPart(memory, arg, vfio_device_feature.size, vfio_device_feature.size);
-  if (failed(head)) return head;
-  const { argsz, flags } = vfio_device_feature.read(head);
-  if (argsz < vfio_device_feature.size) return fail(EINVAL, 'argsz is too small');
-  const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
-  if ((flags & ~(VFIO_DEVICE_FEATURE_MASK | both | VFIO_DEVICE_FEATURE_PROBE)) !== 0)
-    return fail(EINVAL, 'flags are unknown');
-  if ((flags & VFIO_DEVICE_FEATURE_PROBE) === 0 && (flags & both) === both)
-    return fail(EINVAL, 'get and set at once');
-  const bytes = argsz - vfio_device_feature.size;
-  const at = arg + big(vfio_device_feature.size);
-  switch (flags & VFIO_DEVICE_FEATURE_MASK) {
+export function pciFeature({ version, power, dmaBufs }: PciFeatures, request: FeatureRequest): FeatureAnswer {
+  switch (request.feature) {
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
     case VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+      return lowPower(power, request);
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
-      return lowPower(power, task, flags, at, bytes);
-    case VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
-      return fail(EINVAL, 'the device has no pre-copy');
-    default:
-      return fail(ENOTTY, 'the device does not have this feature');
+      return lowPowerWithWakeup(power, request);
+    case VFIO_DEVICE_FEATURE_DMA_BUF:
+      if (version >= DMA_BUF_SINCE) return dmaBufs.feature(request);
   }
+  return fail(ENOTTY, `the device does not have feature ${request.feature}`);
 }
 
-function lowPower(
-  power: PowerControl,
-  { process }: Task,
-  flags: number,
-  at: bigint,
-  bytes: number,
-): Result<void> {
-  const feature = flags & VFIO_DEVICE_FEATURE_MASK;
-  const withWakeup = feature === VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP;
+// vfio_pci_core_pm_entry(), vfio_pci_core_pm_exit()
+function lowPower(power: PowerControl, request: FeatureRequest): FeatureAnswer {
+  const carryOut = checkFeature(request, VFIO_DEVICE_FEATURE_SET, 0);
+  if (failed(carryOut) || !carryOut) return failed(carryOut) ? carryOut : undefined;
+  if (request.feature === VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY) return power.enterLowPower(null);
+  power.exitLowPower();
+}
+
+// vfio_pci_core_pm_entry_with_wakeup()
+function lowPowerWithWakeup(power: PowerControl, request: FeatureRequest): FeatureAnswer {
   const layout = vfio_device_low_power_entry_with_wakeup;
-  const carryOut = wanted(flags, bytes, VFIO_DEVICE_FEATURE_SET, withWakeup ? layout.size : 0);
+  const carryOut = checkFeature(request, VFIO_DEVICE_FEATURE_SET, layout.size);
   if (failed(carryOut)) return carryOut;
   if (!carryOut) return;
-  if (feature === VFIO_DEVICE_FEATURE_LOW_POWER_EXIT) return power.exitLowPower();
-  if (!withWakeup) return power.enterLowPower(null);
-  const entry = new Uint8Array(layout.size);
-  if (!process.memory.read(at, entry)) return fail(EFAULT, 'the feature cannot be read');
-  const { wakeup_eventfd } = layout.read(entry);
+  const bytes = readFeatureData(request, layout.size);
+  if (failed(bytes)) return bytes;
+  const { wakeup_eventfd } = layout.read(bytes);
   if (wakeup_eventfd < 0) return fail(EINVAL, 'wakeup_eventfd is negative');
-  const eventfd = process.eventfd(wakeup_eventfd);
+  const eventfd = request.task.process.eventfd(wakeup_eventfd);
   if (failed(eventfd)) return eventfd;
   const entered = power.enterLowPower(eventfd);
   if (failed(entered)) eventfd.release();

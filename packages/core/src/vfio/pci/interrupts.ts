@@ -68,6 +68,8 @@ export class VfioInterrupts {
   /** vdev->virq_disabled: the program turned INTx off in configuration space. */
   #intxDisabled = false;
   #intx: Intx | null = null;
+  /** pm_intx_masked: INTx is masked because the device sleeps. */
+  #maskedAsleep = false;
   readonly #vectors = new Map<number, Eventfd>();
   /** The two that are signalled by no interrupt: errors, and the request to give the device back. */
   error: Eventfd | null = null;
@@ -133,6 +135,18 @@ export class VfioInterrupts {
   maskIntx(): void {
     this.#setPinDisabled(true);
     if (this.#intx !== null) this.#intx.masked = true;
+  }
+
+  /** The device is about to sleep: vfio_pci_core_runtime_suspend(). */
+  suspend(): void {
+    this.#maskedAsleep = this.#intx !== null && !this.#intx.masked;
+    if (this.#maskedAsleep) this.maskIntx();
+  }
+
+  /** It is awake again: vfio_pci_core_runtime_resume(). */
+  resume(): void {
+    if (this.#maskedAsleep) this.unmaskIntx();
+    this.#maskedAsleep = false;
   }
 
   /** vfio_pci_intx_unmask(): where the pin is asserted still, another signal and masked again. */

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOTTY, EFAULT } from '../../abi/errno.ts';
 import {
   VFIO_DEVICE_FEATURE,
-  VFIO_DEVICE_FEATURE_DMA_BUF,
+  VFIO_DEVICE_FEATURE_BUS_MASTER,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
@@ -13,12 +13,16 @@ import {
   VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
   VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
+  VFIO_DEVICE_FEATURE_ZPCI_ERROR,
   VFIO_DEVICE_FLAGS_PCI,
   VFIO_DEVICE_FLAGS_RESET,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_REGION_INFO,
   VFIO_DEVICE_IOEVENTFD,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_INTX_IRQ_INDEX,
   VFIO_PCI_ROM_REGION_INDEX,
   VFIO_PCI_VGA_REGION_INDEX,
   VFIO_REGION_INFO_CAP_MSIX_MAPPABLE,
@@ -35,7 +39,7 @@ import { failed } from '../../base/result.ts';
 import type { FileBacking } from '../../memory/file.ts';
 import { BarMemory } from '../../pci/bar-memory.ts';
 import { PciFunction, type DeviceModel } from '../../pci/function.ts';
-import { PCI_COMMAND, PCI_COMMAND_MASTER } from '../../pci/spec.ts';
+import { PCI_CAP_ID_PM, PCI_COMMAND, PCI_COMMAND_MASTER, PCI_PM_CTRL } from '../../pci/spec.ts';
 import { Rig } from '../testing/rig.ts';
 import { IO_BAR, MEMORY_BAR, MEMORY_BYTES, MSIX_TABLE, REGISTER_BAR } from '../testing/test-device.ts';
 import { VfioBars } from './bars.ts';
@@ -121,7 +125,7 @@ describe('VFIO_DEVICE_GET_REGION_INFO', () => {
       reset: () => {},
     };
     const rig = new Rig();
-    const bars = new VfioBars(new PciFunction('0000:00:01.0', model), () => true);
+    const bars = new VfioBars(new PciFunction('0000:00:01.0', model), () => true, 703);
     const ask = (argsz: number): [number, number, number] => {
       const bytes = new Uint8Array(40);
       vfio_region_info.write(bytes, 0, { ...vfio_region_info.create(), argsz, index: 0 });
@@ -294,7 +298,8 @@ describe('VFIO_DEVICE_FEATURE', () => {
       VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
       VFIO_DEVICE_FEATURE_MIGRATION,
       VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-      VFIO_DEVICE_FEATURE_DMA_BUF,
+      VFIO_DEVICE_FEATURE_BUS_MASTER,
+      VFIO_DEVICE_FEATURE_ZPCI_ERROR,
       0x1234,
     ])
       expect(feature(rig, absent | PROBE)).toBe(-ENOTTY);
@@ -311,22 +316,63 @@ describe('VFIO_DEVICE_FEATURE', () => {
     expect(rig.call(VFIO_DEVICE_FEATURE, vfio_device_feature, short).rc).toBe(-EINVAL);
   });
 
-  test('lets the device sleep once, and wakes it at its next use', () => {
+  test('lets the device sleep, again after each use, until it is told to stay awake', () => {
     const rig = new Rig();
+    const at = rig.pci.config.capability(PCI_CAP_ID_PM) + PCI_PM_CTRL;
+    const state = (): number => rig.pci.config.read(at, 2) & 3;
     expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | PROBE | SET)).toBe(0);
+    expect(state()).toBe(0);
     expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | SET)).toBe(0);
+    expect(state()).toBe(3);
+    rig.write(IO_BAR, 0, [7]);
+    expect(rig.read(IO_BAR, 0, 1)).toEqual(Uint8Array.of(7));
+    expect(state()).toBe(3);
     expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | SET)).toBe(-EINVAL);
     expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT | SET)).toBe(0);
+    expect(state()).toBe(0);
+    expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT | SET)).toBe(0);
+  });
+
+  test('tells by an eventfd that a device that sleeps was used, which it is awake then', () => {
+    const rig = new Rig();
     const { fd, eventfd } = rig.eventfd();
     const withWakeup = VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP | SET;
-    expect(feature(rig, withWakeup, [fd, 0, 0, 0, 0, 0, 0, 0])).toBe(0);
     expect(feature(rig, withWakeup, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])).toBe(-EINVAL);
     expect(feature(rig, withWakeup, [fd, 0, 0, 0])).toBe(-EINVAL);
-    expect(eventfd.count).toBe(0);
+    expect(feature(rig, withWakeup, [fd, 0, 0, 0, 0, 0, 0, 0])).toBe(0);
+    expect([eventfd.count, eventfd.holders]).toEqual([0, 1]);
     rig.read(REGISTER_BAR, 0, 4);
     expect([eventfd.count, eventfd.holders]).toEqual([1, 0]);
     rig.read(REGISTER_BAR, 0, 4);
     expect(eventfd.count).toBe(1);
+    expect(feature(rig, withWakeup, [fd, 0, 0, 0, 0, 0, 0, 0])).toBe(0);
+    rig.core.disable();
+    expect(eventfd.holders).toBe(0);
+  });
+
+  test('masks INTx while the device sleeps', () => {
+    const rig = new Rig();
+    const { fd, eventfd } = rig.eventfd();
+    const trigger = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+    expect(rig.setIrqs(trigger, VFIO_PCI_INTX_IRQ_INDEX, 0, 1, { fds: [fd] })).toBe(0);
+    expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | SET)).toBe(0);
+    rig.pci.setIntx(true);
+    expect(eventfd.count).toBe(0);
+    expect(feature(rig, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT | SET)).toBe(0);
+    expect(eventfd.count).toBe(1);
+  });
+});
+
+describe('stores and loads of eight bytes', () => {
+  test('are two of four before Linux 6.11', () => {
+    for (const [version, expected] of [
+      [606, ['w4@10=1', 'w4@14=0']],
+      [612, ['w8@10=1']],
+    ] as const) {
+      const rig = new Rig(version);
+      expect(rig.write(REGISTER_BAR, 0x10, [1, 0, 0, 0, 0, 0, 0, 0])).toBe(8);
+      expect(rig.device.log).toEqual(expected);
+    }
   });
 });
 

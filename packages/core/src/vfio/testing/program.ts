@@ -14,11 +14,13 @@ import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
   VFIO_DEVICE_BIND_IOMMUFD,
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  VFIO_DEVICE_FEATURE,
   VFIO_GROUP_GET_DEVICE_FD,
   VFIO_GROUP_SET_CONTAINER,
   vfio_device_attach_iommufd_pt,
   vfio_device_bind_iommufd,
   vfio_device_detach_iommufd_pt,
+  vfio_device_feature,
 } from '../../abi/vfio.ts';
 import { VIOMMU_DEVICE_DMA, viommu_device_dma } from '../../abi/viommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
@@ -104,6 +106,15 @@ export class Program {
     return this.call(device, VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio_device_detach_iommufd_pt, {}).rc;
   }
 
+  /** VFIO_DEVICE_FEATURE with the feature's own struct: what was answered, and that struct as it came back. */
+  feature(
+    device: number,
+    flags: number,
+    data: Uint8Array = new Uint8Array(),
+  ): { rc: number; more: Uint8Array } {
+    return this.call(device, VFIO_DEVICE_FEATURE, vfio_device_feature, { flags }, data);
+  }
+
   /** VFIO_GROUP_SET_CONTAINER */
   setContainer(group: number, container: number): number {
     const fd = new Uint8Array(4);
@@ -133,6 +144,21 @@ export class Program {
 
   dma(device: number, values: Partial<ReturnType<typeof viommu_device_dma.create>>): number {
     return this.call(device, VIOMMU_DEVICE_DMA, viommu_device_dma, values).rc;
+  }
+
+  /** read(2): what came, or a negative errno. */
+  read(fd: number, count: number): Uint8Array | number {
+    const done = this.file(fd).read!(this.#task, BUFFER, count);
+    if (done < 0) return done;
+    const bytes = new Uint8Array(done);
+    this.process.memory.read(BUFFER, bytes);
+    return bytes;
+  }
+
+  /** write(2) */
+  write(fd: number, bytes: Uint8Array): number {
+    this.process.memory.write(BUFFER, bytes);
+    return this.file(fd).write!(this.#task, BUFFER, bytes.length);
   }
 
   pread(fd: number, offset: bigint, count: number): number {

@@ -27,9 +27,11 @@ export class Rig {
   readonly task = simulatedTask(this.process);
   readonly device = new TestDevice();
   readonly pci = new PciFunction('0000:0a:00.0', this.device);
-  readonly core = new VfioPciCore(this.pci);
+  readonly core: VfioPciCore;
 
-  constructor() {
+  /** `version`: which Linux it is. */
+  constructor(version = 703) {
+    this.core = new VfioPciCore(this.pci, version);
     this.process.memory.map(ARGUMENT, 0x1000n);
     this.process.memory.map(BUFFER, BUFFER_BYTES);
   }
@@ -37,10 +39,12 @@ export class Rig {
   /** A request whose struct is `bytes`; what came back of them. */
   raw(cmd: number, bytes: Uint8Array): { rc: number; out: Uint8Array } {
     this.process.memory.write(ARGUMENT, bytes);
+    this.core.resume();
     const answer = this.core.ioctl(this.task, cmd, ARGUMENT);
+    this.core.idle();
     const out = new Uint8Array(bytes.length);
     this.process.memory.read(ARGUMENT, out);
-    return { rc: failed(answer) ? -answer.errno : 0, out };
+    return { rc: failed(answer) ? -answer.errno : (answer ?? 0), out };
   }
 
   call<Layout extends AnyStruct>(

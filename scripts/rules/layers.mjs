@@ -14,7 +14,6 @@ export const LAYERS = [
   'pci',
   'vfio',
   'vmm',
-  'sanitizer',
   'machine',
 ];
 
@@ -24,7 +23,7 @@ const DRIVER_INTERFACE = ['driver.ts', 'group.ts', 'iopf.ts', 'user-data.ts'];
 const DRIVER_PARTS = ['driver', 'viommu', 'cmdqv'];
 const TEST_LIBRARIES = ['vitest', 'fast-check'];
 /** The packages of this repository that each may import. */
-const PACKAGES = { core: [], host: ['core'], cli: ['core', 'host'], inspector: ['core'] };
+const PACKAGES = { core: [], host: ['core'], cli: ['core', 'host'] };
 
 /** A test, or what only tests import: folders named `testing`, and `rules` for tables of cases. */
 export function isTest(file) {
@@ -58,8 +57,10 @@ export function importProblem(file, specifier, dependencies) {
   }
   if (!/\.(?:tsx?|json|css)$/.test(specifier))
     return `${specifier} has no extension; relative imports end in .ts`;
+  if (isTest(file)) return null;
+  if (isTest(target)) return `${specifier} is for tests; what other code needs stands outside of testing`;
   if (from.package !== 'core') return null;
-  return isTest(file) ? null : (layerProblem(from.rest, to.rest) ?? ruleProblem(from.rest, to.rest));
+  return layerProblem(from.rest, to.rest) ?? ruleProblem(from.rest, to.rest);
 }
 
 function packageProblem(from, file, specifier, dependencies) {

@@ -1,6 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { importProblem } from './layers.mjs';
+import { LAYERS, importProblem } from './layers.mjs';
 import { importsOf, lineAt, maskSource } from './source.mjs';
 import { checkFile, checkTree } from './tree.mjs';
 
@@ -105,6 +106,8 @@ describe('the import rule', () => {
     [`${CORE}/iommufd/hwpt.ts`, '../iommu/cache.ts', 'of IOMMUs it knows iommu/driver.ts'],
     [`${CORE}/iommufd/hwpt.ts`, './selftest/device.ts', 'machine hands it in'],
     [`${CORE}/iommufd/selftest/device.ts`, '../../iommu/amd/viommu.ts', 'of IOMMUs it knows'],
+    [`${CORE}/iommu/amd/hardware/walk.ts`, './testing/rig.ts', 'is for tests'],
+    ['packages/host/src/a.ts', './testing/harness.ts', 'is for tests'],
     [`${CORE}/iommufd/hwpt.ts`, '../machine/kernel.ts', 'machine, which stands above it'],
     [`${CORE}/iommufd/hwpt.ts`, '../objects/id.ts', 'is not in LAYERS'],
     [`${CORE}/memory/pin.ts`, 'node:fs', 'it runs in the browser too'],
@@ -122,6 +125,11 @@ describe('the import rule', () => {
   ])('keeps %s from importing %s', (file, specifier, reason) => {
     expect(importProblem(file, specifier, { ...DECLARED, core: [] })).toContain(reason);
   });
+});
+
+test('docs/architecture.md has the layers in their order', () => {
+  const text = readFileSync(new URL('../../docs/architecture.md', import.meta.url), 'utf8');
+  expect(text).toContain(`\n    ${LAYERS.join(' ← ')}\n`);
 });
 
 describe('the house rules', () => {

@@ -10,7 +10,7 @@ import { Kernel } from '../../machine/kernel.ts';
 import { SimulatedMemory } from '../../memory/simulated-process.ts';
 import type { IommuDomain } from '../driver.ts';
 import type { AmdFunction } from './platform.ts';
-import { ATS, PLAIN, PROT, Rig, type RigOptions } from './test-rig.ts';
+import { ATS, PLAIN, PROT, Rig, type RigOptions } from './testing/rig.ts';
 
 const rigOf = (options: RigOptions = {}): Rig => new Rig(new Kernel(), options);
 

@@ -6,7 +6,7 @@ import { AmdIommuDriver } from './driver/driver.ts';
 import { amdIommuConfig } from './hardware/config.ts';
 import { AmdIommu } from './hardware/amd-iommu.ts';
 import { AmdUnit } from './platform.ts';
-import { Rig, type RigOptions } from './test-rig.ts';
+import { Rig, type RigOptions } from './testing/rig.ts';
 
 /** Registers written and commands consumed, in order; addresses left out. */
 function bringUp(options: RigOptions = {}): string[] {

@@ -4,7 +4,7 @@ import { IOMMU_HWPT_ALLOC_PASID as PASID } from '../../abi/iommufd.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { IOMMU_PAGE_RESP_SUCCESS, type IopfGroup } from '../iopf.ts';
 import { OFFSET, STATUS } from './spec/registers.ts';
-import { ATS, PLAIN, PROT, Rig } from './test-rig.ts';
+import { ATS, PLAIN, PROT, Rig } from './testing/rig.ts';
 
 /** A device with PASID 5, whose page requests go to `groups`. */
 function withFaults(): { rig: Rig; device: ReturnType<Rig['device']>; groups: IopfGroup[] } {

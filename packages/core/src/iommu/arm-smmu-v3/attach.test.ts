@@ -13,7 +13,7 @@ import { IommuGroup } from '../group.ts';
 import { ArmSmmuDriver } from './driver/driver.ts';
 import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
 import { SmmuFunction, SmmuUnit } from './platform.ts';
-import { ATS, PROT, readText, Rig } from './test-rig.ts';
+import { ATS, PROT, readText, Rig } from './testing/rig.ts';
 
 const read = readText;
 const STE = ['CFGI_STE', 'SYNC'];

@@ -10,8 +10,8 @@ import { Kernel } from '../../machine/kernel.ts';
 import type { ArmSmmuDriverOptions } from './driver/driver.ts';
 import type { SmmuFunction } from './platform.ts';
 import { EVENT } from './spec/events.ts';
-import { MIB, TestMachine, VA, type TestMachineOptions } from './test-machine.ts';
-import { bytesOf, textOf, type TestProgram } from './test-program.ts';
+import { MIB, TestMachine, VA, type TestMachineOptions } from './testing/machine.ts';
+import { bytesOf, textOf, type TestProgram } from './testing/program.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 

@@ -8,7 +8,7 @@ import { findProfile } from '../../iommufd/profile.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import type { SmmuFunction } from './platform.ts';
 import { EVENT } from './spec/events.ts';
-import { IPA, MIB, TestMachine, TestVm, VA, type TestMachineOptions } from './test-machine.ts';
+import { IPA, MIB, TestMachine, TestVm, VA, type TestMachineOptions } from './testing/machine.ts';
 import {
   guestCommand,
   guestSte,
@@ -17,7 +17,7 @@ import {
   STE_BYPASS,
   textOf,
   writeGuestCd,
-} from './test-program.ts';
+} from './testing/program.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 

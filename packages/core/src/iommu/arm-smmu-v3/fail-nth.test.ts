@@ -5,8 +5,8 @@ import * as abi from '../../abi/iommufd.ts';
 import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/attach.ts';
 import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { IPA, TestMachine, TestVm, VA } from './test-machine.ts';
-import { guestSte, GuestTables, STE_BYPASS, writeGuestCd } from './test-program.ts';
+import { IPA, TestMachine, TestVm, VA } from './testing/machine.ts';
+import { guestSte, GuestTables, STE_BYPASS, writeGuestCd } from './testing/program.ts';
 
 // Linux's fault injection: the nth chance to fail is taken, for every n that there is. What fails leaves everything as it
 // was.

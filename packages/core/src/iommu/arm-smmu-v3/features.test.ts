@@ -10,7 +10,7 @@ import { IOMMU_READ } from '../driver.ts';
 import type { Platform } from './driver/features.ts';
 import type { ConfigOverrides } from './hardware/config.ts';
 import { PRG_RESPONSE } from './spec/queues.ts';
-import { ATS, PROT, readText, Rig } from './test-rig.ts';
+import { ATS, PROT, readText, Rig } from './testing/rig.ts';
 
 describe('an SMMU that has not everything', () => {
   const cases: readonly [string, ConfigOverrides, Platform][] = [

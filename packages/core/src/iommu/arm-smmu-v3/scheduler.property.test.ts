@@ -7,7 +7,7 @@ import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { StaleLeaves } from '../testing/stale-leaves.ts';
 import type { SmmuFunction, SmmuUnit } from './platform.ts';
-import { IPA, MIB, TestMachine, VA, type Bound } from './test-machine.ts';
+import { IPA, MIB, TestMachine, VA, type Bound } from './testing/machine.ts';
 import {
   guestCommand,
   GuestMemory,
@@ -18,7 +18,7 @@ import {
   textOf,
   type TestProgram,
   writeGuestCd,
-} from './test-program.ts';
+} from './testing/program.ts';
 
 // Two VMs, each with a device behind each of two SMMUs, do DMA, edit their tables, invalidate some of what they changed,
 // and attach and detach, in any order. Whatever a device reaches must be allowed by the tables as they are, or as they

@@ -3,7 +3,7 @@ import { failed } from '../../base/result.ts';
 import { EINVAL, ENODEV, EOPNOTSUPP } from '../../abi/errno.ts';
 import { IOMMU_HWPT_ALLOC_DIRTY_TRACKING, IOMMU_HWPT_ALLOC_PASID } from '../../abi/iommufd.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { MAPPED_IOVA, mapped, PAGE, PROT, Rig, type RigOptions } from './test-rig.ts';
+import { MAPPED_IOVA, mapped, PAGE, PROT, Rig, type RigOptions } from './testing/rig.ts';
 
 const IOVA = MAPPED_IOVA;
 const DIRTY = IOMMU_HWPT_ALLOC_DIRTY_TRACKING;

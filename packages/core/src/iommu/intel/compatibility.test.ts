@@ -7,7 +7,7 @@ import {
   IOMMU_HWPT_ALLOC_PASID,
 } from '../../abi/iommufd.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { MAPPED_IOVA, mapped, Rig, type RigOptions } from './test-rig.ts';
+import { MAPPED_IOVA, mapped, Rig, type RigOptions } from './testing/rig.ts';
 
 const DIRTY = IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
 const NEST = IOMMU_HWPT_ALLOC_NEST_PARENT;

@@ -10,7 +10,7 @@ import {
 } from '../../abi/iommufd.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { IOMMU_READ } from '../driver.ts';
-import { MAPPED_IOVA, mapped, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './test-rig.ts';
+import { MAPPED_IOVA, mapped, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
 
 const IOVA = MAPPED_IOVA;
 const DIRTY = IOMMU_HWPT_ALLOC_DIRTY_TRACKING;

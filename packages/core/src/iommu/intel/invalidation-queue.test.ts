@@ -4,7 +4,7 @@ import { EINVAL, ETIMEDOUT } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { deviceTlb, iotlbDomain, pasidIotlbAll, type Descriptor } from './driver/descriptors.ts';
 import { alignedBlock } from './driver/cache-tags.ts';
-import { Rig } from './test-rig.ts';
+import { Rig } from './testing/rig.ts';
 
 function setUp(descriptorsPerStep = 1024): Rig {
   return new Rig(new Kernel(), { descriptorsPerStep });

@@ -14,7 +14,7 @@ import type { IntelPagingDomain } from './driver/paging-domain.ts';
 import { PASID_ENTRY } from './spec/pasid.ts';
 import { readField, readField64 } from '../../base/bit-fields.ts';
 import { GuestTables } from './guest-tables.ts';
-import { bytesOf, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './test-rig.ts';
+import { bytesOf, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
 
 const GVA = 0x12_3456_7000n;
 /** Where the guest's memory is for the guest. */

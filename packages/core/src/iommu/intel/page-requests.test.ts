@@ -4,7 +4,7 @@ import { Kernel } from '../../machine/kernel.ts';
 import { PRG_RESPONSE_CODE } from '../dma-port.ts';
 import { IOMMU_PAGE_RESP_SUCCESS, type IopfGroup } from '../iopf.ts';
 import { PRQ_DEPTH } from './driver/page-requests.ts';
-import { PAGE, PROT, Rig, type RigFunction, type RigOptions } from './test-rig.ts';
+import { PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
 
 const IOVA = 0x4000_0000n;
 const { SUCCESS, INVALID_REQUEST } = PRG_RESPONSE_CODE;

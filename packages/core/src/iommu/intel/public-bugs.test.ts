@@ -6,7 +6,7 @@ import type { IntelNestedDomain } from './driver/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/paging-domain.ts';
 import { GuestTables } from './guest-tables.ts';
 import { DESC } from './spec/invalidation.ts';
-import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './test-rig.ts';
+import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
 
 // Mistakes that drivers for VT-d have had in public. Each test makes the mistake on the driver's way to the queue: the
 // model has to show what it leads to, and must not where it is not made.

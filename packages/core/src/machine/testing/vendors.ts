@@ -15,8 +15,13 @@ import {
   IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
 } from '../../abi/iommufd.ts';
 import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommufd-data.ts';
-import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../../iommu/arm-smmu-v3/test-program.ts';
-import type { EntryFormat, GuestMemory } from '../../iommu/arm-smmu-v3/test-program.ts';
+import {
+  guestCommand,
+  guestSte,
+  GuestTables,
+  writeGuestCd,
+} from '../../iommu/arm-smmu-v3/testing/program.ts';
+import type { EntryFormat, GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
 import { amdIommu } from '../amd-iommu.ts';

@@ -34,7 +34,7 @@ import {
   PCI_ROM_ADDRESS,
 } from '../../pci/spec.ts';
 import { Rig } from '../testing/rig.ts';
-import { MEMORY_BYTES } from '../testing/test-device.ts';
+import { MEMORY_BYTES } from '../testing/device.ts';
 
 const CONFIG = VFIO_PCI_CONFIG_REGION_INDEX;
 const EVENTFD = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;

@@ -29,7 +29,7 @@ import {
   PCI_COMMAND_MEMORY,
 } from '../../pci/spec.ts';
 import { Rig } from '../testing/rig.ts';
-import { MSI_VECTORS, MSIX_VECTORS } from '../testing/test-device.ts';
+import { MSI_VECTORS, MSIX_VECTORS } from '../testing/device.ts';
 
 const NONE = VFIO_IRQ_SET_DATA_NONE;
 const BOOL = VFIO_IRQ_SET_DATA_BOOL;

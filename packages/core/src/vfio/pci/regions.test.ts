@@ -41,7 +41,7 @@ import { BarMemory } from '../../pci/bar-memory.ts';
 import { PciFunction, type DeviceModel } from '../../pci/function.ts';
 import { PCI_CAP_ID_PM, PCI_COMMAND, PCI_COMMAND_MASTER, PCI_PM_CTRL } from '../../pci/spec.ts';
 import { Rig } from '../testing/rig.ts';
-import { IO_BAR, MEMORY_BAR, MEMORY_BYTES, MSIX_TABLE, REGISTER_BAR } from '../testing/test-device.ts';
+import { IO_BAR, MEMORY_BAR, MEMORY_BYTES, MSIX_TABLE, REGISTER_BAR } from '../testing/device.ts';
 import { VfioBars } from './bars.ts';
 import { getRegionInfo } from './info.ts';
 

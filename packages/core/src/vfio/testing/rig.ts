@@ -12,7 +12,7 @@ import {
 import { SimulatedEventfd, SimulatedProcess, simulatedTask } from '../../memory/simulated-process.ts';
 import { PciFunction } from '../../pci/function.ts';
 import { VfioPciCore } from '../pci/core.ts';
-import { TestDevice } from './test-device.ts';
+import { TestDevice } from './device.ts';
 
 // oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
 type AnyStruct = Struct<any>;

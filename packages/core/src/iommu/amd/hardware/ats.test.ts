@@ -15,7 +15,7 @@ import {
   invalidatePages,
   pte,
   sized,
-} from './test-rig.ts';
+} from './testing/rig.ts';
 import type { Outcome } from './transaction.ts';
 
 const DEVICE = 0x20;

@@ -17,7 +17,7 @@ import {
   invalidateDevice,
   invalidatePages,
   pte,
-} from './test-rig.ts';
+} from './testing/rig.ts';
 
 const long =
   (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===

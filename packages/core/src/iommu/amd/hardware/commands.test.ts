@@ -17,7 +17,7 @@ import {
   invalidatePages,
   prefetch,
   pte,
-} from './test-rig.ts';
+} from './testing/rig.ts';
 
 const DEVICE = 0x20;
 const RUN = STATUS.CmdBufRun.inPlace;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { EVENT } from '../spec/events.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
-import { BASIC, type Fields, Rig, invalidateAll, invalidateDevice, pte, sized } from './test-rig.ts';
+import { BASIC, type Fields, Rig, invalidateAll, invalidateDevice, pte, sized } from './testing/rig.ts';
 import type { ConfigOverrides } from './config.ts';
 
 const DEVICE = 0x20;

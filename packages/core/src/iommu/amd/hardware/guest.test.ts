@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
-import { BASIC, type Fields, Rig, invalidateAll, invalidateDevice, invalidatePages } from './test-rig.ts';
+import { BASIC, type Fields, Rig, invalidateAll, invalidateDevice, invalidatePages } from './testing/rig.ts';
 import type { ConfigOverrides } from './config.ts';
 
 const DEVICE = 0x20;

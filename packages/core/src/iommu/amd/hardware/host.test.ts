@@ -8,7 +8,7 @@ import {
   invalidatePages,
   pte,
   sized,
-} from './test-rig.ts';
+} from './testing/rig.ts';
 import type { ConfigOverrides } from './config.ts';
 
 const DEVICE = 0x20;

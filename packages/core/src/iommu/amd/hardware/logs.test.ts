@@ -3,7 +3,7 @@ import { hi32, lo32, u64 } from '../../../base/u64.ts';
 import { CONTROL, OFFSET, PPR_AUTO_RESPONSE, PPR_OVERFLOW_EARLY, STATUS } from '../spec/registers.ts';
 import type { ConfigOverrides } from './config.ts';
 import type { PageRequest, PageResponse } from './ppr-log.ts';
-import { BASIC, type Fields, Rig, completionWait } from './test-rig.ts';
+import { BASIC, type Fields, Rig, completionWait } from './testing/rig.ts';
 
 const DEVICE = 0x20;
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CONTROL } from '../spec/registers.ts';
-import { BASIC, type Fields, Rig, gcr3Fields, invalidateAll, invalidatePages, pte } from './test-rig.ts';
+import { BASIC, type Fields, Rig, gcr3Fields, invalidateAll, invalidatePages, pte } from './testing/rig.ts';
 
 const DEVICE = 0x20;
 const PASID = 5;

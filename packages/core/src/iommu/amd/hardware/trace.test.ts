@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
-import { BASIC, Rig, completionWait, invalidateDevice, invalidatePages, irte, pte } from './test-rig.ts';
+import { BASIC, Rig, completionWait, invalidateDevice, invalidatePages, irte, pte } from './testing/rig.ts';
 
 const DEVICE = 0x20;
 

@@ -8,7 +8,7 @@ import { bindDevice, unbindDevice } from '../../../iommufd/device.ts';
 import { Kernel } from '../../../machine/kernel.ts';
 import { MappedFile } from '../../../vmm/mapped-file.ts';
 import { CERROR } from '../spec/registers.ts';
-import { IPA, MIB, TestMachine, VA, type Bound } from '../test-machine.ts';
+import { IPA, MIB, TestMachine, VA, type Bound } from '../testing/machine.ts';
 import {
   guestCommand,
   GuestMemory,
@@ -16,7 +16,7 @@ import {
   GuestTables,
   type TestProgram,
   writeGuestCd,
-} from '../test-program.ts';
+} from '../testing/program.ts';
 import { cmdqv } from './platform.ts';
 import { PAGE_BYTES, VCMDQ, VCMDQ_BYTES } from './spec.ts';
 

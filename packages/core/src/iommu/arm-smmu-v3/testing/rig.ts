@@ -1,13 +1,13 @@
-import { assert } from '../../base/assert.ts';
-import { failed } from '../../base/result.ts';
-import { SimulatedMemory } from '../../memory/simulated-process.ts';
-import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel, type PagingDomain } from '../driver.ts';
-import { IommuGroup } from '../group.ts';
-import { ArmSmmuDriver } from './driver/driver.ts';
-import type { Platform } from './driver/features.ts';
-import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
-import { SmmuFunction, SmmuUnit, type FunctionOptions } from './platform.ts';
-import { bytesOf, textOf } from './test-program.ts';
+import { assert } from '../../../base/assert.ts';
+import { failed } from '../../../base/result.ts';
+import { SimulatedMemory } from '../../../memory/simulated-process.ts';
+import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel, type PagingDomain } from '../../driver.ts';
+import { IommuGroup } from '../../group.ts';
+import { ArmSmmuDriver } from '../driver/driver.ts';
+import type { Platform } from '../driver/features.ts';
+import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
+import { SmmuFunction, SmmuUnit, type FunctionOptions } from '../platform.ts';
+import { bytesOf, textOf } from './program.ts';
 
 // For tests of the driver without iommufd.
 

@@ -1,15 +1,15 @@
-import { assert } from '../../base/assert.ts';
-import { failed } from '../../base/result.ts';
-import { u64 } from '../../base/u64.ts';
-import { SimulatedMemory } from '../../memory/simulated-process.ts';
-import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel } from '../driver.ts';
-import { IommuGroup } from '../group.ts';
-import { AmdIommuDriver, type AmdDriverOptions } from './driver/driver.ts';
-import type { AmdPagingDomain } from './driver/domain.ts';
-import { readDte } from './driver/dte.ts';
-import type { SegmentOptions } from './driver/segment.ts';
-import { amdIommuConfig, type ConfigOverrides } from './hardware/config.ts';
-import { AmdFunction, AmdUnit, type FunctionOptions } from './platform.ts';
+import { assert } from '../../../base/assert.ts';
+import { failed } from '../../../base/result.ts';
+import { u64 } from '../../../base/u64.ts';
+import { SimulatedMemory } from '../../../memory/simulated-process.ts';
+import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel } from '../../driver.ts';
+import { IommuGroup } from '../../group.ts';
+import { AmdIommuDriver, type AmdDriverOptions } from '../driver/driver.ts';
+import type { AmdPagingDomain } from '../driver/domain.ts';
+import { readDte } from '../driver/dte.ts';
+import type { SegmentOptions } from '../driver/segment.ts';
+import { amdIommuConfig, type ConfigOverrides } from '../hardware/config.ts';
+import { AmdFunction, AmdUnit, type FunctionOptions } from '../platform.ts';
 
 // For tests of the driver without iommufd.
 

@@ -1,13 +1,13 @@
-import { assert } from '../../base/assert.ts';
-import { failed, type Result } from '../../base/result.ts';
-import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../../abi/iommufd.ts';
-import type { OpenFile } from '../../memory/file.ts';
-import type { Task } from '../../memory/process.ts';
-import type { Device, Kernel } from '../driver.ts';
-import { IommuGroup } from '../group.ts';
-import { ArmSmmuDriver, type ArmSmmuDriverOptions } from './driver/driver.ts';
-import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
-import { SmmuFunction, SmmuUnit, type FunctionOptions, type SmmuUnitOptions } from './platform.ts';
+import { assert } from '../../../base/assert.ts';
+import { failed, type Result } from '../../../base/result.ts';
+import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../../../abi/iommufd.ts';
+import type { OpenFile } from '../../../memory/file.ts';
+import type { Task } from '../../../memory/process.ts';
+import type { Device, Kernel } from '../../driver.ts';
+import { IommuGroup } from '../../group.ts';
+import { ArmSmmuDriver, type ArmSmmuDriverOptions } from '../driver/driver.ts';
+import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
+import { SmmuFunction, SmmuUnit, type FunctionOptions, type SmmuUnitOptions } from '../platform.ts';
 import {
   bytesOf,
   GuestMemory,
@@ -16,7 +16,7 @@ import {
   TestProgram,
   writeGuestCd,
   type GuestTables,
-} from './test-program.ts';
+} from './program.ts';
 
 // For tests: a machine of SMMUs and devices, and VMs on it. What lies above the IOMMU layer comes from outside.
 

@@ -1,11 +1,11 @@
 // What the tests of this folder share: an IOMMU with memory around it, and builders of tables, DTEs and commands that
 // read like the specification's figures.
 
-import { encode, decode, writeField } from '../../../base/bit-fields.ts';
-import { exact, hi32, lo32, u64 } from '../../../base/u64.ts';
-import { Ram } from '../../../memory/physical.ts';
-import { Trace, type TraceEvent } from '../../../trace/trace.ts';
-import { DTE, IRTE } from '../spec/dte.ts';
+import { encode, decode, writeField } from '../../../../base/bit-fields.ts';
+import { exact, hi32, lo32, u64 } from '../../../../base/u64.ts';
+import { Ram } from '../../../../memory/physical.ts';
+import { Trace, type TraceEvent } from '../../../../trace/trace.ts';
+import { DTE, IRTE } from '../../spec/dte.ts';
 import {
   CMD,
   CMD_COMPLETE_PPR,
@@ -14,7 +14,7 @@ import {
   CMD_INVALIDATE_IOTLB,
   CMD_INVALIDATE_PAGES,
   CMD_PREFETCH,
-} from '../spec/commands.ts';
+} from '../../spec/commands.ts';
 import {
   COMMAND_RECORD,
   EVENT,
@@ -24,12 +24,12 @@ import {
   INVALID_REQUEST_RECORD,
   IO_PAGE_FAULT_RECORD,
   PPR_RECORD,
-} from '../spec/events.ts';
-import { CONTROL, OFFSET } from '../spec/registers.ts';
-import { AmdIommu } from './amd-iommu.ts';
-import { type AmdIommuConfig, type ConfigOverrides, amdIommuConfig } from './config.ts';
-import { eventName } from './events.ts';
-import type { InterruptSource, Msi, Outcome, Transaction } from './transaction.ts';
+} from '../../spec/events.ts';
+import { CONTROL, OFFSET } from '../../spec/registers.ts';
+import { AmdIommu } from '../amd-iommu.ts';
+import { type AmdIommuConfig, type ConfigOverrides, amdIommuConfig } from '../config.ts';
+import { eventName } from '../events.ts';
+import type { InterruptSource, Msi, Outcome, Transaction } from '../transaction.ts';
 
 /** Fields of a record or structure by name. */
 export type Fields = Readonly<Record<string, number | bigint | boolean>>;

@@ -1,26 +1,26 @@
-import { assert } from '../../base/assert.ts';
-import { readField, type Field } from '../../base/bit-fields.ts';
-import { failed, type Result } from '../../base/result.ts';
-import { hex } from '../../base/u64.ts';
+import { assert } from '../../../base/assert.ts';
+import { readField, type Field } from '../../../base/bit-fields.ts';
+import { failed, type Result } from '../../../base/result.ts';
+import { hex } from '../../../base/u64.ts';
 import {
   IOMMU_HWPT_ALLOC_NEST_PARENT,
   IOMMU_HWPT_DATA_VTD_S1,
   IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
-} from '../../abi/iommufd.ts';
-import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommufd-data.ts';
-import { SimulatedMemory } from '../../memory/simulated-process.ts';
-import { AtsRequester } from '../ats-requester.ts';
-import { Atc } from '../cache-atc.ts';
-import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../dma-port.ts';
-import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../driver.ts';
-import { IommuGroup } from '../group.ts';
-import type { IntelDevice, IntelFunctionOptions } from './driver/device.ts';
-import { IntelIommuDriver, type IntelIommuDriverOptions } from './driver/driver.ts';
-import type { IntelNestedDomain } from './driver/nested-domain.ts';
-import type { IntelPagingDomain } from './driver/paging-domain.ts';
-import { intelConfig, type ConfigOverrides } from './hardware/config.ts';
-import { IntelUnit } from './platform.ts';
-import type { IntelPort } from './port.ts';
+} from '../../../abi/iommufd.ts';
+import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../../abi/iommufd-data.ts';
+import { SimulatedMemory } from '../../../memory/simulated-process.ts';
+import { AtsRequester } from '../../ats-requester.ts';
+import { Atc } from '../../cache-atc.ts';
+import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../../dma-port.ts';
+import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../../driver.ts';
+import { IommuGroup } from '../../group.ts';
+import type { IntelDevice, IntelFunctionOptions } from '../driver/device.ts';
+import { IntelIommuDriver, type IntelIommuDriverOptions } from '../driver/driver.ts';
+import type { IntelNestedDomain } from '../driver/nested-domain.ts';
+import type { IntelPagingDomain } from '../driver/paging-domain.ts';
+import { intelConfig, type ConfigOverrides } from '../hardware/config.ts';
+import { IntelUnit } from '../platform.ts';
+import type { IntelPort } from '../port.ts';
 import {
   CC_INV_DSC,
   DESC,
@@ -31,7 +31,7 @@ import {
   PC_INV_DSC,
   P_DEV_TLB_INV_DSC,
   P_IOTLB_INV_DSC,
-} from './spec/invalidation.ts';
+} from '../spec/invalidation.ts';
 
 // For tests of the driver without iommufd.
 

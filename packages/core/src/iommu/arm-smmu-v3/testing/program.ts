@@ -1,11 +1,11 @@
-import { assert } from '../../base/assert.ts';
-import { failed, type Result } from '../../base/result.ts';
-import type { Struct } from '../../base/struct.ts';
-import * as abi from '../../abi/iommufd.ts';
-import { iommu_hwpt_arm_smmuv3 } from '../../abi/iommufd-data.ts';
-import type { OpenFile } from '../../memory/file.ts';
-import type { Task } from '../../memory/process.ts';
-import { SimulatedProcess, simulatedTask } from '../../memory/simulated-process.ts';
+import { assert } from '../../../base/assert.ts';
+import { failed, type Result } from '../../../base/result.ts';
+import type { Struct } from '../../../base/struct.ts';
+import * as abi from '../../../abi/iommufd.ts';
+import { iommu_hwpt_arm_smmuv3 } from '../../../abi/iommufd-data.ts';
+import type { OpenFile } from '../../../memory/file.ts';
+import type { Task } from '../../../memory/process.ts';
+import { SimulatedProcess, simulatedTask } from '../../../memory/simulated-process.ts';
 
 // For tests: a program that has /dev/iommu open, and a guest that it runs.
 

@@ -1,12 +1,12 @@
 /*
  * The least that any supervisor can cost: it stops what viommu stops (ioctls of type ';') and answers 0 to everything.
  *
- * usage: null-supervisor [--poll | --epoll | --copy] PROGRAM ARGS...
+ * usage: null-supervisor [--poll | --epoll | --struct | --copy] PROGRAM ARGS...
  *
  * Without an option it blocks in SECCOMP_IOCTL_NOTIF_RECV. With --poll or --epoll it waits for readiness first, as every
- * supervisor must that has more than one thing to wait for. With --copy it also does what no supervisor of iommufd can
- * leave out: it looks at whose file the descriptor is, copies the struct in, and copies it out where there is an answer
- * in it.
+ * supervisor must that has more than one thing to wait for. With --struct it blocks in RECV, copies the struct in, and
+ * copies it out where there is an answer in it: no supervisor of iommufd can do less. With --copy it does all that one
+ * must: it waits with epoll, looks at whose file the descriptor is, and copies the struct.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -44,7 +44,7 @@
 
 #define IOMMU_IOAS_ALLOC 0x3b81
 
-enum mode { BLOCK, POLL, EPOLL, COPY };
+enum mode { BLOCK, POLL, EPOLL, STRUCT, COPY };
 
 static void die(const char *what)
 {
@@ -124,15 +124,21 @@ static void open_task(struct task *task, pid_t pid, int fd)
 	task->mem = open(path, O_RDWR | O_CLOEXEC);
 }
 
-static void identify_and_copy(struct task *task, const struct seccomp_notif *request)
+static void identify(const struct task *task)
 {
-	char info[192], bytes[128];
+	char info[192];
+
+	if (pread(task->fdinfo, info, sizeof(info), 0) <= 0)
+		die("a task that cannot be looked at");
+}
+
+static void copy_struct(const struct task *task, const struct seccomp_notif *request)
+{
+	char bytes[128];
 	off_t arg = request->data.args[2];
 
-	if (task->mem < 0)
-		open_task(task, request->pid, request->data.args[0]);
-	if (pread(task->fdinfo, info, sizeof(info), 0) <= 0 || pread(task->mem, bytes, sizeof(bytes), arg) <= 0)
-		die("a task that cannot be looked at");
+	if (pread(task->mem, bytes, sizeof(bytes), arg) <= 0)
+		die("a task that cannot be read from");
 	if (request->data.args[1] == IOMMU_IOAS_ALLOC && pwrite(task->mem, bytes, 12, arg) != 12)
 		die("a task that cannot be written to");
 }
@@ -150,7 +156,7 @@ static void serve(int listener, int mode)
 	for (;;) {
 		if (mode == POLL && (poll(&ready, 1, -1) < 0 || !(ready.revents & POLLIN)))
 			break;
-		if (mode >= EPOLL && (epoll_wait(epoll, &event, 1, -1) < 0 || !(event.events & EPOLLIN)))
+		if ((mode == EPOLL || mode == COPY) && (epoll_wait(epoll, &event, 1, -1) < 0 || !(event.events & EPOLLIN)))
 			break;
 		memset(&request, 0, sizeof(request));
 		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request)) {
@@ -159,8 +165,12 @@ static void serve(int listener, int mode)
 				break;
 			continue;
 		}
+		if (mode >= STRUCT && task.mem < 0)
+			open_task(&task, request.pid, request.data.args[0]);
 		if (mode == COPY)
-			identify_and_copy(&task, &request);
+			identify(&task);
+		if (mode >= STRUCT)
+			copy_struct(&task, &request);
 		memset(&response, 0, sizeof(response));
 		response.id = request.id;
 		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
@@ -169,7 +179,9 @@ static void serve(int listener, int mode)
 
 int main(int argc, char **argv)
 {
-	static const char *const options[] = { [POLL] = "--poll", [EPOLL] = "--epoll", [COPY] = "--copy" };
+	static const char *const options[] = {
+		[POLL] = "--poll", [EPOLL] = "--epoll", [STRUCT] = "--struct", [COPY] = "--copy",
+	};
 	int sockets[2], listener, status, mode = BLOCK;
 	pid_t pid;
 

@@ -78,7 +78,14 @@ describe('a program with a device', () => {
   });
 
   test('sees the same memory of a BAR mapped and by loads and stores', () => {
-    expect(scene('mapped')).toEqual(['load 12340000', 'mapped 56780000', 'child 9abc0000', 'kept 9abc0000']);
+    expect(scene('mapped')).toEqual([
+      'load 12340000',
+      'private 22',
+      'long 22',
+      'mapped 56780000',
+      'child 9abc0000',
+      'kept 9abc0000',
+    ]);
   });
 
   test('may tell KVM of a device or a group, which KVM itself would refuse', () => {

@@ -43,6 +43,7 @@
 #define REGIONS_END 0x900u
 #define MAP_KIND_MASK 0x21u  /* MAP_SHARED (also in MAP_SHARED_VALIDATE) | MAP_ANONYMOUS */
 #define MAP_KIND_SHARED_FILE 0x01u
+#define MAP_KIND_PRIVATE_FILE 0x00u
 
 static const int always_stopped[] = {
 #ifdef __NR_open
@@ -138,7 +139,11 @@ static void assemble(struct assembler *a, const struct filter_options *options)
 	label(a, MMAP);
 	load(a, low_word(3));
 	emit(a, BPF_ALU | BPF_AND | BPF_K, MAP_KIND_MASK, NEXT, NEXT);
-	jump(a, BPF_JEQ, MAP_KIND_SHARED_FILE, STOP, ALLOW);
+	jump(a, BPF_JEQ, MAP_KIND_SHARED_FILE, STOP, NEXT);
+	jump(a, BPF_JEQ, MAP_KIND_PRIVATE_FILE, NEXT, ALLOW);
+	load(a, low_word(5) + 4); /* a region of a device: there is no private mapping of it */
+	emit(a, BPF_ALU | BPF_AND | BPF_K, TAG_MASK, NEXT, NEXT);
+	jump(a, BPF_JEQ, TAG, STOP, ALLOW);
 
 	label(a, BY_OFFSET);
 	load(a, low_word(3) + 4);
@@ -245,7 +250,7 @@ enum op filter_op(const struct seccomp_data *data, struct mailbox *box, uint64_t
 		box->fd = (int)args[4];
 		box->a[0] = args[0];
 		box->a[1] = args[1];
-		box->a[2] = args[2];
+		box->a[2] = (uint32_t)args[2] | args[3] << 32;
 		box->a[3] = args[5];
 		return OP_MMAP;
 	case __NR_lseek:

@@ -44,7 +44,7 @@ enum op {
 	OP_FSTAT,    /* fd, a0 = struct stat * */
 	OP_FSTATX,   /* fd, a0 = struct statx *, a2 = mask */
 	OP_READLINK, /* path, a0 = buffer, a1 = size */
-	OP_MMAP,     /* fd, a0 = address, a1 = length, a2 = prot, a3 = offset */
+	OP_MMAP,     /* fd, a0 = address, a1 = length, a2 = prot | flags << 32, a3 = offset */
 	OP_READ,     /* fd, a0 = buffer, a1 = count */
 	OP_WRITE,
 	OP_READV, /* fd, a0 = struct iovec *, a1 = count */

@@ -14,6 +14,7 @@ import type { PseudoFile } from './pseudo-files.ts';
 const MAX_RW_COUNT = 0x7fff_f000n;
 const IOV_MAX = 1024;
 const IOVEC_BYTES = 16;
+const MAP_SHARED = 1n;
 const SEEK_SET = 0;
 const SEEK_CUR = 1;
 /** Far beyond the end of every file of ours. */
@@ -63,6 +64,8 @@ export function answerForeignIoctl(machine: Machine, task: HostTask): Answer {
 function mmap(machine: Machine, task: HostTask, entry: InstalledFile): Answer {
   const { file } = entry;
   if (file.type === 'pseudo' || file.mmap === undefined) return -ENODEV;
+  // VM_SHARED: none of ours can be mapped in private.
+  if (((machine.box.arg(2) >> 32n) & MAP_SHARED) === 0n) return -EINVAL;
   const { box, files } = machine;
   const [length, offset] = [(box.arg(1) + PAGE_MASK_N) & ~PAGE_MASK_N, box.arg(3)];
   if (length === 0n || (offset & PAGE_MASK_N) !== 0n) return -EINVAL;

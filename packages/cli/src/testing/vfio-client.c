@@ -237,6 +237,8 @@ static void scene_mapped(void)
 	/* Any register that keeps what is stored: the ring's base. */
 	bar[0x3800 / 4] = 0x12340000;
 	printf("load %x\n", load(0x3800));
+	printf("private %d\n", mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, device, region(0)) == MAP_FAILED ? errno : 0);
+	printf("long %d\n", mmap(NULL, 0x21000, PROT_READ, MAP_SHARED, device, region(0)) == MAP_FAILED ? errno : 0);
 	store(0x3800, 0x56780000, 4);
 	printf("mapped %x\n", bar[0x3800 / 4]);
 	if (fork() == 0) {

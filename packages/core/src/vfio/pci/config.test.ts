@@ -122,6 +122,22 @@ describe('capabilities', () => {
     expect(rig.pci.msi!.granted).toBe(2);
   });
 
+  test('sets the size of read requests of the function, but not what there is not', () => {
+    const rig = new Rig();
+    const at = rig.capability(PCI_CAP_ID_EXP) + PCI_EXP_DEVCTL;
+    const rest = rig.config(at, 2) & ~0x7000;
+    const hardware = (): number => (rig.pci.readConfig(at, 2) & 0x7000) >> 12;
+    for (const [asked, expected] of [
+      [5, 5],
+      [0, 0],
+      [6, 0],
+      [3, 3],
+    ] as const) {
+      rig.setConfig(at, 2, rest | (asked << 12));
+      expect([(rig.config(at, 2) & 0x7000) >> 12, hardware()]).toEqual([asked, expected]);
+    }
+  });
+
   test('a Function Level Reset by PCI Express resets the function, and its bit reads as zero', () => {
     const rig = new Rig();
     const at = rig.capability(PCI_CAP_ID_EXP) + PCI_EXP_DEVCTL;

@@ -22,6 +22,8 @@ import {
   PCI_COMMAND_MEMORY,
   PCI_EXP_DEVCTL,
   PCI_EXP_DEVCTL_BCR_FLR,
+  PCI_EXP_DEVCTL_PAYLOAD,
+  PCI_EXP_DEVCTL_READRQ,
   PCI_EXT_CAP_ID_DVSEC,
   PCI_EXT_CAP_ID_VNDR,
   PCI_INTERRUPT_PIN,
@@ -67,6 +69,11 @@ interface Access {
   readonly offset: number;
   readonly extended: boolean;
 }
+
+/** Fields of PCI_EXP_DEVCTL, log2 of multiples of 128 bytes; and the largest request there is, 4096. */
+const PAYLOAD_SHIFT = 5;
+const READ_REQUEST_SHIFT = 12;
+const READ_REQUEST_MAX = 5;
 
 const ALL_BITS = [0, 0xff, 0xffff, 0, 0xffff_ffff] as const;
 
@@ -188,11 +195,12 @@ export class VfioConfig {
       if (raw) this.#pci.writeConfig(at, size, value);
       return;
     }
+    const readRequest = id === PCI_CAP_ID_EXP && !extended ? this.#readRequest(at - offset) : 0;
     this.#writeDefault(permissions, access, value);
     if (extended) return;
     if (id === CAP_BASIC) this.#basicWritten(offset, value);
     else if (id === PCI_CAP_ID_PM && offset === PCI_PM_CTRL) this.#setPowerState(at, value);
-    else if (id === PCI_CAP_ID_EXP) this.#expressWritten(at - offset);
+    else if (id === PCI_CAP_ID_EXP) this.#expressWritten(at - offset, readRequest);
     else if (id === PCI_CAP_ID_MSI) this.#msiWritten(access);
   }
 
@@ -234,12 +242,25 @@ export class VfioConfig {
     this.#effects.memoryChanged();
   }
 
-  // vfio_exp_config_write(): the bit always reads as zero.
-  #expressWritten(start: number): void {
-    const control = this.#own(start + PCI_EXP_DEVCTL, 2);
-    if ((control & PCI_EXP_DEVCTL_BCR_FLR) === 0) return;
-    this.#setOwn(start + PCI_EXP_DEVCTL, 2, control & ~PCI_EXP_DEVCTL_BCR_FLR);
-    this.#effects.reset();
+  #readRequest(start: number): number {
+    return (this.#own(start + PCI_EXP_DEVCTL, 2) & PCI_EXP_DEVCTL_READRQ) >>> READ_REQUEST_SHIFT;
+  }
+
+  // vfio_exp_config_write(): the reset bit always reads as zero, and the size of read requests is the function's too.
+  #expressWritten(start: number, readRequest: number): void {
+    const at = start + PCI_EXP_DEVCTL;
+    const control = this.#own(at, 2);
+    if ((control & PCI_EXP_DEVCTL_BCR_FLR) !== 0) {
+      this.#setOwn(at, 2, control & ~PCI_EXP_DEVCTL_BCR_FLR);
+      this.#effects.reset();
+    }
+    const asked = this.#readRequest(start);
+    if (asked === readRequest || asked > READ_REQUEST_MAX) return;
+    // pcie_set_readrq(), and no smaller than the largest payload.
+    const hardware = this.#pci.readConfig(at, 2);
+    const payload = (hardware & PCI_EXP_DEVCTL_PAYLOAD) >>> PAYLOAD_SHIFT;
+    const size = Math.max(asked, payload) << READ_REQUEST_SHIFT;
+    this.#pci.writeConfig(at, 2, (hardware & ~PCI_EXP_DEVCTL_READRQ) | size);
   }
 
   // vfio_msi_config_write()

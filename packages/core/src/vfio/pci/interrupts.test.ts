@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { EBADF, EBUSY, EINVAL, ENOTTY } from '../../abi/errno.ts';
+import { EBADF, EBUSY, EINVAL, ENOTTY, ERANGE } from '../../abi/errno.ts';
 import {
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_RESET,
@@ -44,6 +44,34 @@ const MSIX = VFIO_PCI_MSIX_IRQ_INDEX;
 function master(rig: Rig): void {
   rig.setConfig(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
+
+describe('messages', () => {
+  test('cannot be had without a vector', () => {
+    const rig = new Rig();
+    for (const index of [MSI, MSIX]) {
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 0, 0)).toBe(-ERANGE);
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 2, 0)).toBe(0);
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 0, 0)).toBe(0);
+      expect(rig.setIrqs(NONE | TRIGGER, index, 0, 0)).toBe(0);
+    }
+  });
+
+  test('come by as many vectors of MSI as were asked for first, and by any of MSI-X', () => {
+    for (const [index, beyond] of [
+      [MSI, -EINVAL],
+      [MSIX, 0],
+    ] as const) {
+      const rig = new Rig();
+      const { fd, eventfd } = rig.eventfd();
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 0, 2, { fds: [fd, -1] })).toBe(0);
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 2, 1, { fds: [-1] })).toBe(0);
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 2, 1, { fds: [fd] })).toBe(beyond);
+      // The vectors that were named before the wrong one are lost too.
+      expect(rig.setIrqs(EVENTFD | TRIGGER, index, 1, 2, { fds: [fd, fd] })).toBe(beyond);
+      expect(eventfd.holders).toBe(beyond === 0 ? 3 : 1);
+    }
+  });
+});
 
 describe('VFIO_DEVICE_GET_IRQ_INFO', () => {
   test('tells how many interrupts there are, and what may be done with them', () => {

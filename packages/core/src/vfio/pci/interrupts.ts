@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
-import { EBUSY, EINVAL, ENODEV } from '../../abi/errno.ts';
+import { EBUSY, EINVAL, ENODEV, ERANGE } from '../../abi/errno.ts';
 import {
   VFIO_PCI_INTX_IRQ_INDEX,
   VFIO_PCI_MSI_IRQ_INDEX,
@@ -71,6 +71,8 @@ export class VfioInterrupts {
   /** pm_intx_masked: INTx is masked because the device sleeps. */
   #maskedAsleep = false;
   readonly #vectors = new Map<number, Eventfd>();
+  /** Vectors that the kernel has for the function; of MSI-X more are taken one by one. */
+  #allocated = 0;
   /** The two that are signalled by no interrupt: errors, and the request to give the device back. */
   error: Eventfd | null = null;
   request: Eventfd | null = null;
@@ -208,10 +210,12 @@ export class VfioInterrupts {
 
   // ---- MSI and MSI-X ----
 
-  /** vfio_msi_enable(): `count` vectors are wanted. */
+  /** vfio_msi_enable(): `count` vectors are wanted; ERANGE for none (pci_alloc_irq_vectors()). */
   enableMessages(type: 'msi' | 'msix', count: number): Result<void> {
     if (this.type !== 'none') return fail(EINVAL, `interrupts come by ${this.type} now`);
+    if (count === 0) return fail(ERANGE, 'no vector is asked for');
     this.type = type;
+    this.#allocated = count;
     const pci = this.#pci;
     if (type === 'msix') {
       this.#setFlag(PCI_CAP_ID_MSIX, PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, true);
@@ -251,6 +255,9 @@ export class VfioInterrupts {
   #setVector(process: Process, vector: number, fd: number): Result<void> {
     this.#clearVector(vector);
     if (fd < 0) return;
+    // vfio_msi_alloc_irq()
+    if (this.type === 'msi' && vector >= this.#allocated)
+      return fail(EINVAL, `${this.#allocated} vectors of MSI were asked for`);
     const eventfd = process.eventfd(fd);
     if (failed(eventfd)) return eventfd;
     this.#vectors.set(vector, eventfd);

@@ -7,7 +7,7 @@ import {
   vfio_device_ioeventfd,
 } from '../../abi/vfio.ts';
 import type { Eventfd, Task } from '../../memory/process.ts';
-import type { BarAccessSize } from '../../pci/bar.ts';
+import { widestAccess, type Bar, type BarAccessSize } from '../../pci/bar.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import { readPart } from '../user-struct.ts';
 import type { VfioBars } from './bars.ts';
@@ -17,6 +17,13 @@ import { regionAt } from './regions.ts';
 
 /** drivers/vfio/pci/vfio_pci_priv.h VFIO_PCI_IOEVENTFD_MAX */
 const IOEVENTFDS_MAX = 1000;
+
+/** Where a store goes. */
+interface Place {
+  readonly index: number;
+  readonly at: number;
+  readonly kind: Bar['kind'];
+}
 
 export class VfioIoeventfds {
   readonly #pci: PciFunction;
@@ -57,21 +64,30 @@ export class VfioIoeventfds {
     if (failed(eventfd)) return eventfd;
     this.#eventfds.set(key, eventfd);
     eventfd.watch(() => {
-      if (this.#memoryEnabled()) this.#pci.writeBar(place.index, place.at, size, data);
+      if (this.#memoryEnabled() || place.kind === 'io') this.#store(place, size, data);
     });
   }
 
-  #place(offset: bigint, size: number): Result<{ readonly index: number; readonly at: number }> {
+  /** A store that is not aligned is as many as it takes. */
+  #store({ index, at }: Place, size: number, data: bigint): void {
+    for (let done = 0; done < size;) {
+      const part = widestAccess(at + done, size - done);
+      const value = BigInt.asUintN(8 * part, data >> big(8 * done));
+      this.#pci.writeBar(index, at + done, part, value);
+      done += part;
+    }
+  }
+
+  #place(offset: bigint, size: number): Result<Place> {
     const place = regionAt(offset);
     if (place === null || place.index > VFIO_PCI_BAR5_REGION_INDEX) return fail(EINVAL, 'not in a BAR');
     const { index, at } = place;
     const bar = this.#bars.bar(index);
     if (bar === null || big(at) + big(size) > big(bar.size)) return fail(EINVAL, `beyond BAR ${index}`);
-    if (at % size !== 0) return fail(EINVAL, 'the store is not aligned');
     const hole = this.#bars.excluded(index);
     if (hole !== null && at + size > hole.start && at < hole.end)
       return fail(EINVAL, 'the MSI-X table is the kernel’s');
-    return place;
+    return { index, at, kind: bar.kind };
   }
 
   release(): void {

@@ -270,6 +270,14 @@ describe('VFIO_DEVICE_IOEVENTFD', () => {
     expect(eventfd.holders).toBe(0);
   });
 
+  test('makes as many stores as one takes that is not aligned', () => {
+    const rig = new Rig();
+    const { fd, eventfd } = rig.eventfd();
+    expect(call(rig, fd, 0x11, 4, 0x4433_2211n)).toBe(0);
+    eventfd.add(1);
+    expect(rig.device.log).toEqual(['w1@11=11', 'w2@12=3322', 'w1@14=44']);
+  });
+
   test('refuses other places and sizes', () => {
     const rig = new Rig();
     const { fd } = rig.eventfd();

@@ -57,10 +57,18 @@ function parse() {
   }
 }
 
-function commandOf(options) {
+function commandOf(options, limit) {
   const filter = (flag, names) =>
     (names ?? '').split(',').flatMap((name) => (name === '' ? [] : [flag, name]));
-  const viommu = [process.execPath, `${repository}packages/cli/bin/viommu.js`, 'run', '--quiet', '--'];
+  const pins = limit === null ? [] : ['--unlimited-pins'];
+  const viommu = [
+    process.execPath,
+    `${repository}packages/cli/bin/viommu.js`,
+    'run',
+    '--quiet',
+    ...pins,
+    '--',
+  ];
   const prefix = options.bare ? [] : options.prefix.length > 0 ? options.prefix : viommu;
   return [
     ...prefix,
@@ -71,16 +79,12 @@ function commandOf(options) {
   ];
 }
 
-/** What a user may want to know where tests have failed; null where the limit is no reason. */
-function memlockHint() {
+/** RLIMIT_MEMLOCK in KiB where Linux's tests pin more than it allows; else null. */
+function tooSmallMemlock() {
   if (process.getuid() === 0) return null;
   const { stdout } = spawnSync('sh', ['-c', 'ulimit -H -l'], { encoding: 'utf8' });
   const kib = Number.parseInt(stdout, 10);
-  if (!(kib < MEMLOCK_KIB)) return null;
-  return (
-    `RLIMIT_MEMLOCK is ${kib} KiB here, and Linux's tests pin 128 MiB. Run this as root, or allow ${MEMLOCK_KIB} KiB: ` +
-    'memlock in /etc/security/limits.conf, or prlimit --memlock'
-  );
+  return kib < MEMLOCK_KIB ? kib : null;
 }
 
 const options = parse();
@@ -88,7 +92,8 @@ buildSelftests();
 if (options['build-only']) process.exit(0);
 const reader = new TapReader();
 const last = [];
-const command = commandOf(options);
+const limit = tooSmallMemlock();
+const command = commandOf(options, limit);
 const giveBack = reserveHugePages();
 const started = performance.now();
 const trouble = await play(command, options, reader, last).finally(giveBack);
@@ -105,7 +110,12 @@ else for (const line of last) console.log(`    ${short(line)}`);
 const lines = regressions(reader, options.expected);
 if (trouble !== null) lines.unshift(`${command.join(' ')}\n  ${trouble}`);
 for (const line of lines) console.error(`REGRESSION: ${line}`);
-const hint = lines.length > 0 ? memlockHint() : null;
-if (hint !== null) console.error(hint);
+if (limit !== null)
+  console.log(
+    options.bare || options.prefix.length > 0
+      ? `RLIMIT_MEMLOCK is ${limit} KiB here, and the tests pin 128 MiB: run this as root, or allow ${MEMLOCK_KIB} KiB ` +
+          '(memlock in /etc/security/limits.conf, or prlimit --memlock)'
+      : `RLIMIT_MEMLOCK is ${limit} KiB here, and the tests pin 128 MiB: viommu run --unlimited-pins let them`,
+  );
 writeReport(options.json, countTests(reader));
 if (lines.length > 0) process.exitCode = 1;

@@ -1,6 +1,7 @@
 // DMA of a device through a nested SMMUv3 into the memory of a program, beside the same bytes read in C
 // (peers/vm-readv.c): a read of 4 KiB and of 1 MiB, through stage 1 tables of 4 KiB pages in the guest's memory and the
 // host's stage 2, out of the IOTLB. `private` is a VMM's RAM where nobody says otherwise, read by process_vm_readv(2)
+// in C; `apart` is the same with no two pages of a read side by side, as a guest's own pages seldom are, a place a page
 // in C; `shared` is RAM of a memory file, read by pread(2). Both sides take turns, a few milliseconds each, and
 // what is printed are medians; `ratio` is C's time over ours, turn by turn: of the speed of C that is left.
 //
@@ -23,6 +24,12 @@ const RAM = 64 << 20;
 const DATA_AT = 16 << 20;
 const DATA = 8 << 20;
 const SIZES = [4096, 1 << 20];
+/** The kinds of memory, and from page to page of a read how many pages of the memory. */
+const KINDS = [
+  ['private', 1],
+  ['apart', 97],
+  ['shared', 1],
+];
 const ROUNDS = 60;
 
 const SOURCE = `
@@ -92,13 +99,14 @@ function processWith(core, ram, va) {
     map: (...about) => own.map(...about),
     read: (at, into) => of(at).read(at, into),
     write: (at, from) => of(at).write(at, from),
+    gather: (places, into) => ram.gather(places, into),
     mappings: (start, last) => of(start).mappings(start, last),
   };
   return process;
 }
 
 /** A guest in that memory, and the port of its device. */
-function makeGuest(core, pid, va) {
+function makeGuest(core, pid, va, stride) {
   const ports = [];
   const part = {
     name: '0000:01:00.0',
@@ -117,7 +125,8 @@ function makeGuest(core, pid, va) {
   must(smmu.addDevice(device, SID));
   const driver = new core.SmmuGuest(new core.GuestPages(vm.memory, BASE), smmu);
   const space = driver.space();
-  for (let at = 0; at < DATA; at += 4096) space.tables.map(IOVA + BigInt(at), BASE + DATA_AT + at);
+  for (let at = 0; at < DATA; at += 4096)
+    space.tables.map(IOVA + BigInt(at), BASE + DATA_AT + ((at * stride) % DATA));
   driver.attach(SID, space);
   return ports[0];
 }
@@ -183,14 +192,14 @@ try {
   execFileSync(process.env['CC'] ?? 'cc', ['-O2', '-Wall', '-o', program, `${here}peers/vm-readv.c`]);
   const core = await loadCore(SOURCE);
   console.log('DMA through a nested SMMUv3, beside process_vm_readv(2) and pread(2) in C');
-  for (const kind of ['private', 'shared']) {
+  for (const [kind, stride] of KINDS) {
     const holder = new Peer(program, ['hold', kind, RAM]);
     peers.push(holder);
     const [pid, address, path] = (await holder.next()).split(' ');
     const at = (path === '-' ? BigInt(address) : 0n) + BigInt(DATA_AT);
-    const peer = new Peer(program, ['time', pid, at, path, DATA]);
+    const peer = new Peer(program, ['time', pid, at, path, DATA, stride]);
     peers.push(peer);
-    const port = makeGuest(core, Number(pid), BigInt(address));
+    const port = makeGuest(core, Number(pid), BigInt(address), stride);
     for (const bytes of SIZES) await row(kind, port, peer, bytes);
   }
 } finally {

@@ -4,9 +4,10 @@
 //   vm-readv hold private|shared BYTES
 //                             has that much memory, prints its pid, its address, and its file's path or -, and waits for
 //                             the end of stdin
-//   vm-readv time PID ADDRESS PATH|- SPAN
+//   vm-readv time PID ADDRESS PATH|- SPAN STRIDE
 //                             for each line of stdin, a number of bytes, prints the nanoseconds of a read of so many, at
-//                             places that go through SPAN, from ADDRESS in the process's memory or in the file on
+//                             places that go through SPAN, from ADDRESS in the process's memory or in the file on; page
+//                             after page, or STRIDE pages of memory further with each, to its start again at its end
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <inttypes.h>
@@ -41,36 +42,49 @@ static int hold(bool shared, size_t bytes)
 	return read(0, &end, 1) < 0;
 }
 
-static ssize_t read_at(pid_t pid, int fd, void *into, size_t bytes, uintptr_t at)
-{
-	struct iovec local = { into, bytes }, remote = { (void *)at, bytes };
+#define PAGE 4096
 
-	return fd < 0 ? process_vm_readv(pid, &local, 1, &remote, 1, 0) : pread(fd, into, bytes, (off_t)at);
+struct source {
+	pid_t pid;
+	int fd; // -1: the memory of `pid`
+	uintptr_t address;
+	size_t span, stride;
+};
+
+static ssize_t read_at(const struct source *from, void *into, size_t bytes, size_t at)
+{
+	struct iovec local = { into, bytes }, remote[256] = { { (void *)(from->address + at), bytes } };
+	size_t places = 1;
+
+	if (from->fd >= 0)
+		return pread(from->fd, into, bytes, (off_t)(from->address + at));
+	for (size_t i = 0; from->stride != 1 && i < bytes / PAGE; i++, places = i)
+		remote[i] = (struct iovec){ (void *)(from->address + (at + i * PAGE) * from->stride % from->span), PAGE };
+	return process_vm_readv(from->pid, &local, 1, remote, places, 0);
 }
 
 int main(int argc, char **argv)
 {
-	size_t bytes, span;
-	uintptr_t address;
+	struct source from;
 	char line[32];
-	pid_t pid;
-	int fd;
 
 	if (argc == 4)
 		return hold(!strcmp(argv[2], "shared"), strtoull(argv[3], NULL, 10));
-	if (argc != 6)
+	if (argc != 7)
 		return 2;
-	pid = atoi(argv[2]);
-	address = strtoull(argv[3], NULL, 10);
-	fd = strcmp(argv[4], "-") ? open(argv[4], O_RDONLY) : -1;
-	span = strtoull(argv[5], NULL, 10);
+	from.pid = atoi(argv[2]);
+	from.address = strtoull(argv[3], NULL, 10);
+	from.fd = strcmp(argv[4], "-") ? open(argv[4], O_RDONLY) : -1;
+	from.span = strtoull(argv[5], NULL, 10);
+	from.stride = strtoull(argv[6], NULL, 10);
 	while (fgets(line, sizeof(line), stdin)) {
-		char *into = malloc(bytes = strtoull(line, NULL, 10));
+		size_t bytes = strtoull(line, NULL, 10);
+		char *into = malloc(bytes);
 		long failures = 0;
 
 		// The first round warms up and the second one is the faster.
-		printf("%.1f\n", FASTEST(2, (long)(span / bytes), ({
-			failures += read_at(pid, fd, into, bytes, address + i * bytes) != (ssize_t)bytes;
+		printf("%.1f\n", FASTEST(2, (long)(from.span / bytes), ({
+			failures += read_at(&from, into, bytes, i * bytes) != (ssize_t)bytes;
 		})));
 		fflush(stdout);
 		free(into);

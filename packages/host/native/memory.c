@@ -15,6 +15,8 @@
 /* What is taken for the stack around its bottom: RLIMIT_STACK is 8 MiB where nobody changed it. */
 #define STACK_BELOW (8u << 20)
 #define STACK_ABOVE (1u << 16)
+/* Places that are read in one call; the kernel takes four times as many (UIO_MAXIOV). */
+#define PLACES_MAX 256
 
 /* For where process_vm_readv() is refused (an older container's filter): the same bytes by /proc/PID/mem. */
 static ssize_t by_mem_file(pid_t pid, uint64_t va, void *bytes, size_t length, bool write_it)
@@ -129,6 +131,25 @@ ssize_t memory_write(struct supervisor *s, pid_t pid, uint64_t va, const void *f
 		return -1;
 	remember_page(s, pid, va, true);
 	return length;
+}
+
+/* All of the places, one behind the other, or false; they are `length` bytes together. */
+bool memory_gather(struct supervisor *s, pid_t pid, const struct place *places, size_t count, void *into, size_t length)
+{
+	struct iovec local = { into, length }, remote[PLACES_MAX];
+	size_t left = length;
+
+	if (s->vm_calls_refused || count > PLACES_MAX)
+		return false;
+	for (size_t i = 0; i < count; i++) {
+		remote[i].iov_base = (void *)(uintptr_t)((uint64_t)places[i].va_hi << 32 | places[i].va_lo);
+		remote[i].iov_len = places[i].length;
+		if (remote[i].iov_len > left)
+			return false;
+		left -= remote[i].iov_len;
+	}
+	s->by_number = true;
+	return left == 0 && process_vm_readv(pid, &local, 1, remote, count, 0) == (ssize_t)length;
 }
 
 /*

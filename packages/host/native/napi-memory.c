@@ -36,6 +36,21 @@ static napi_value write_memory(napi_env env, napi_callback_info info)
 	return glue_number(env, memory_write(s, (pid_t)glue_int(env, argv[0]), glue_u64(env, argv[1]), bytes, length) >= 0);
 }
 
+/* gather(pid, places, bytes): whether all of them could be read, and fill the bytes. */
+static napi_value gather(napi_env env, napi_callback_info info)
+{
+	struct supervisor *s = glue_supervisor(env);
+	napi_value argv[3];
+	size_t words, length;
+	uint8_t *places, *bytes;
+
+	glue_args(env, info, argv, 3);
+	places = glue_bytes(env, argv[1], &words);
+	bytes = glue_bytes(env, argv[2], &length);
+	return glue_number(env, memory_gather(s, (pid_t)glue_int(env, argv[0]), (const struct place *)places, words / 3,
+					      bytes, length));
+}
+
 /* readScratch(pid, length): the same into the mailbox's scratch bytes, the address in wide[0]: less to convert. */
 static napi_value read_scratch(napi_env env, napi_callback_info info)
 {
@@ -231,6 +246,7 @@ void napi_memory_register(napi_env env, napi_value exports)
 {
 	static const struct export table[] = {
 		{ "read", read_memory },	     { "write", write_memory },
+		{ "gather", gather },
 		{ "readScratch", read_scratch },     { "writeScratch", write_scratch },
 		{ "readAt", read_at },		     { "writeAt", write_at },
 		{ "memoryAlive", memory_alive },     { "mapping", mapping },

@@ -244,6 +244,10 @@ bool paths_candidate(struct supervisor *s, int dirfd, bool follow);
 /* memory.c */
 ssize_t memory_read(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length);
 ssize_t memory_write(struct supervisor *s, pid_t pid, uint64_t va, const void *from, size_t length);
+struct place { /* as JavaScript writes it: three words */
+	uint32_t va_lo, va_hi, length;
+};
+bool memory_gather(struct supervisor *s, pid_t pid, const struct place *places, size_t count, void *into, size_t length);
 void memory_prefetch(struct supervisor *s, uint64_t va);
 ssize_t memory_read_string(struct supervisor *s, pid_t pid, uint64_t va, char *into, size_t size);
 

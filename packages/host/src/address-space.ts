@@ -50,8 +50,8 @@ export class HostAddressSpace implements AddressSpace {
   readonly pid: number;
   /** Processes that are known to have it: after vfork() more than one. */
   users = 0;
-  /** A process that has it may have executed another program: its id says nothing any more. */
-  mayHaveExecuted = false;
+  /** A process that had it has gone or may have executed another program: the id may be that of other memory. */
+  idMayBeStale = false;
   lockedPages = 0;
   pinnedPages = 0;
   readonly #host: MemoryHost;
@@ -93,6 +93,11 @@ export class HostAddressSpace implements AddressSpace {
     return native.writeScratch(current.tid, from.length) !== 0;
   }
 
+  /** By the process's number alone, as the file has no call that takes several places. */
+  gather(places: Uint32Array, into: Uint8Array): boolean {
+    return !this.idMayBeStale && this.#host.native.gather(this.pid, places, into) !== 0 && this.alive;
+  }
+
   mappings(start: bigint, last: bigint): readonly Vma[] {
     const found: Vma[] = [];
     for (const { line, pageBytes } of this.#lines(start, last)) found.push(this.#vma(line, pageBytes));
@@ -107,6 +112,7 @@ export class HostAddressSpace implements AddressSpace {
   /** One process less has it; without any and without life it is closed. */
   leave(): void {
     this.users--;
+    this.idMayBeStale = true;
     if (this.users > 0 || this.alive) return;
     if (this.#memFile >= 0) closeSync(this.#memFile);
     if (this.#mapsFile >= 0) closeSync(this.#mapsFile);
@@ -135,7 +141,7 @@ export class HostAddressSpace implements AddressSpace {
   // process_vm_readv() copies once where the file copies twice, but goes by the process's number. What it read is of this
   // address space where that is still in use: so the process has not ended, nor has its number gone to another one.
   #readByNumber(va: bigint, into: Uint8Array): boolean {
-    return !this.mayHaveExecuted && this.#host.native.read(this.pid, va, into) !== 0 && this.alive;
+    return !this.idMayBeStale && this.#host.native.read(this.pid, va, into) !== 0 && this.alive;
   }
 
   #writeRemote(va: bigint, from: Uint8Array): boolean {

@@ -119,6 +119,8 @@ export interface Native {
 
   read(pid: number, va: bigint, into: Uint8Array): number;
   write(pid: number, va: bigint, from: Uint8Array): number;
+  /** Reads places, each bits 31:0 and 63:32 of its address and its bytes, one behind the other into `into`. */
+  gather(pid: number, places: Uint32Array, into: Uint8Array): number;
   /** To or from the scratch bytes, the address in wide[0]. */
   readScratch(pid: number, length: number): number;
   writeScratch(pid: number, length: number): number;

@@ -169,7 +169,7 @@ export class Processes {
     const entry = this.#entryOf(tid);
     if (entry === null) return;
     entry.executing = tid;
-    entry.process.memory.mayHaveExecuted = true;
+    entry.process.memory.idMayBeStale = true;
     this.#capabilities.clear();
   }
 

@@ -37,6 +37,10 @@ class FakeMemory implements AddressSpace {
     return this.each(va, into.length, (page, offset, i) => (into[i] = page[offset]!));
   }
 
+  gather(): boolean {
+    return false;
+  }
+
   write(va: bigint, from: Uint8Array): boolean {
     this.writes++;
     return this.each(va, from.length, (page, offset, i) => (page[offset] = from[i]!));

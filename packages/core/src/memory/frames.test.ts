@@ -29,6 +29,10 @@ class Source implements Backing {
     return true;
   }
 
+  gather(): boolean {
+    return false;
+  }
+
   retain(): void {
     this.holders++;
   }

@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.ts';
 import { PAGE_SIZE, pageAddress } from '../base/u64.ts';
+import { KEPT, type Kept, type KeptRun } from './physical.ts';
 import type { AddressSpace, SharedFile } from './process.ts';
 
 // Pinned pages of programs, as frames of the machine's physical address space. A frame knows where its bytes are: in a
@@ -16,6 +17,8 @@ export interface Backing {
   readonly contiguous: boolean;
   read(offset: bigint, into: Uint8Array): boolean;
   write(offset: bigint, from: Uint8Array): boolean;
+  /** AddressSpace.gather(), by offsets. */
+  gather(places: Uint32Array, into: Uint8Array): boolean;
   /** Called with the first pin of a chunk of the backing, and after its last. */
   retain(): void;
   release(): void;
@@ -28,6 +31,7 @@ export function privateBacking(memory: AddressSpace, contiguous: boolean): Backi
     contiguous,
     read: (offset, into) => memory.read(offset, into),
     write: (offset, from) => memory.write(offset, from),
+    gather: (places, into) => memory.gather(places, into),
     retain: () => {},
     release: () => {},
   };
@@ -40,6 +44,7 @@ export function fileBacking(file: SharedFile): Backing {
     contiguous: true,
     read: (offset, into) => file.read(offset, into),
     write: (offset, from) => file.write(offset, from),
+    gather: () => false,
     retain: () => file.retain(),
     release: () => file.release(),
   };
@@ -153,16 +158,19 @@ export class FrameTable {
     return this.#access(pa, from, (backing, offset, bytes) => backing.write(offset, bytes));
   }
 
-  /** KeptMemory.follows(): pages that are neighbours in their backing, both pinned. */
-  follows(end: number, next: number): boolean {
-    // As words: % of what is no small integer is a call.
-    if (((end | next) & (PAGE_SIZE - 1)) !== 0) return false;
-    const [before, after] = [end / PAGE_SIZE - 1, next / PAGE_SIZE];
+  /** KeptMemory.relation(), of frames. */
+  relation(end: number, next: number): Kept {
+    const before = Math.floor((end - 1) / PAGE_SIZE);
+    const after = Math.floor(next / PAGE_SIZE);
     const [one, other] = [this.#chunkOf(before), this.#chunkOf(after)];
-    if (one === null || other === null) return false;
+    if (one === null || other === null) return KEPT.APART;
+    if (one !== other && one.backing.key !== other.backing.key) return KEPT.APART;
     const page = this.#pinnedPage(one, before);
-    if (page < 0 || this.#pinnedPage(other, after) !== page + 1) return false;
-    return one === other || one.backing.key === other.backing.key;
+    const nextPage = this.#pinnedPage(other, after);
+    if (page < 0 || nextPage < 0) return KEPT.APART;
+    // As words: % of what is no small integer is a call.
+    const whole = ((end | next) & (PAGE_SIZE - 1)) === 0;
+    return whole && nextPage === page + 1 ? KEPT.BEHIND : KEPT.TOGETHER;
   }
 
   /** Fills `into` from the backing, from the page of `pa` on. */
@@ -176,9 +184,25 @@ export class FrameTable {
     return chunk !== null && chunk.backing.write(this.#keptAt(chunk, pa), from);
   }
 
+  /** KeptMemory.gather(), of frames. */
+  gatherKept(runs: readonly KeptRun[], into: Uint8Array): boolean {
+    const places = new Uint32Array(runs.length * 3);
+    let at = 0;
+    for (const { pa, bytes } of runs) {
+      const page = this.#keptPage(this.#chunkOf(Math.floor(pa / PAGE_SIZE))!, pa);
+      places[at++] = (page << 12) | (pa & (PAGE_SIZE - 1));
+      places[at++] = page / 0x10_0000;
+      places[at++] = bytes;
+    }
+    return this.#chunkOf(Math.floor(runs[0]!.pa / PAGE_SIZE))!.backing.gather(places, into);
+  }
+
+  #keptPage(chunk: Chunk, pa: number): number {
+    return chunk.firstPage + (Math.floor(pa / PAGE_SIZE) - chunk.firstFrame) / chunk.stride;
+  }
+
   #keptAt(chunk: Chunk, pa: number): bigint {
-    const index = (Math.floor(pa / PAGE_SIZE) - chunk.firstFrame) / chunk.stride;
-    return pageAddress(chunk.firstPage + index) + BigInt(pa % PAGE_SIZE);
+    return pageAddress(this.#keptPage(chunk, pa)) + BigInt(pa & (PAGE_SIZE - 1));
   }
 
   #chunkOf(frame: number): Chunk | null {

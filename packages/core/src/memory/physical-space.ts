@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../base/u64.ts';
 import { FrameTable } from './frames.ts';
-import { Ram, type KeptMemory, type PhysicalMemory } from './physical.ts';
+import { KEPT, Ram, type KeptMemory, type PhysicalMemory } from './physical.ts';
 
 /** RAM of the machine lies from 1 MiB to here; pinned frames of programs lie above. */
 const RAM_END_PAGE = (64 * 2 ** 30) / PAGE_SIZE;
@@ -32,9 +32,11 @@ interface SharedRange {
 /** The machine's physical address space: RAM that drivers allocate tables and queues from, and pinned frames. */
 export class PhysicalSpace implements PhysicalMemory {
   readonly kept: KeptMemory = {
-    follows: (end, next) => end > RAM_END && next >= RAM_END && this.frames.follows(end, next),
+    relation: (end, next) =>
+      end > RAM_END && next >= RAM_END ? this.frames.relation(end, next) : KEPT.APART,
     read: (pa, into) => this.frames.readKept(pa, into),
     write: (pa, from) => this.frames.writeKept(pa, from),
+    gather: (runs, into) => this.frames.gatherKept(runs, into),
   };
   readonly ram = new Ram();
   readonly frames = new FrameTable(RAM_END_PAGE);

@@ -18,13 +18,25 @@ export interface PhysicalMemory {
   readonly kept?: KeptMemory;
 }
 
+/** How two places are kept: in different memories, in the same one, or right behind one another in it. */
+export const KEPT = { APART: 0, TOGETHER: 1, BEHIND: 2 } as const;
+export type Kept = (typeof KEPT)[keyof typeof KEPT];
+
+/** Bytes from `pa` on that are kept in one piece. */
+export interface KeptRun {
+  readonly pa: number;
+  readonly bytes: number;
+}
+
 /** Memory by how it is kept: places that are no neighbours as addresses may be neighbours there. */
 export interface KeptMemory {
-  /** Whether what is at `next` is kept right behind what ends before `end`, and both can be reached. */
-  follows(end: number, next: number): boolean;
-  /** Fills `into` with what is kept at `pa` and behind it, which {@link follows} has found to be one piece. */
+  /** How what ends before `end` and what is at `next` are kept; APART where one of them cannot be reached. */
+  relation(end: number, next: number): Kept;
+  /** Fills `into` with what is kept at `pa` and behind it, which {@link relation} has found to be one piece. */
   read(pa: number, into: Uint8Array): boolean;
   write(pa: number, from: Uint8Array): boolean;
+  /** Fills `into` with runs that are kept together. False where that is not to be had: each may still be read. */
+  gather(runs: readonly KeptRun[], into: Uint8Array): boolean;
 }
 
 /** RAM of the machine: pages appear, zeroed, where they are first written or allocated. */

@@ -169,6 +169,17 @@ export class SimulatedMemory implements AddressSpace {
     return this.#access(va, from, true);
   }
 
+  gather(places: Uint32Array, into: Uint8Array): boolean {
+    let done = 0;
+    for (let at = 0; at < places.length; at += 3) {
+      const va = (big(places[at + 1]!) << 32n) | big(places[at]!);
+      const part = into.subarray(done, done + places[at + 2]!);
+      if (!this.#access(va, part, false)) return false;
+      done += part.length;
+    }
+    return done === into.length;
+  }
+
   #access(va: bigint, data: Uint8Array, write: boolean): boolean {
     if (data.length === 0) return true;
     const last = va + big(data.length) - 1n;

@@ -63,7 +63,7 @@ export const LANES = [
   {
     name: 'qemu',
     title: 'guests of QEMU',
-    needs: ['cli'],
+    needs: ['cc', 'cli'],
     args: (report) => ['conformance/qemu/run.mjs', '--json', report],
   },
   ...['linux-7.3', 'linux-7.1'].map((kernel) => ({

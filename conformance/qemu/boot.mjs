@@ -5,14 +5,15 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { createInterface } from 'node:readline';
 import { writeInitramfs } from './initramfs.mjs';
+import { connectQmp } from './qmp.mjs';
 import { guestFiles, qemuCommand } from './tree.mjs';
 
+/** KVM cannot go on with the guest. */
+const INTERNAL_ERROR = /^KVM internal error/;
 /** What guest.sh begins its lines with, behind the kernel's time. */
 const SAID = /guest: (.*)$/;
-const MACHINE = {
-  x86: ['-machine', 'q35', '-cpu', 'max'],
-  arm64: ['-machine', 'virt,gic-version=3', '-cpu', 'max,pauth-impdef=on'],
-};
+const MACHINE = { x86: 'q35', arm64: 'virt,gic-version=3' };
+const CPU = { x86: 'max', arm64: 'max,pauth-impdef=on' };
 const CONSOLE = { x86: 'ttyS0', arm64: 'ttyAMA0' };
 /** No device, no configuration and no window but what is asked for. */
 export const BARE = '-nodefaults -no-user-config -display none -serial stdio -monitor none -no-reboot'.split(
@@ -33,12 +34,19 @@ export function kernelOptions(guest, append, uses) {
 }
 
 /** QEMU's arguments for a guest of a kind. */
-export function qemuArguments({ guest, memory = 512, initramfs, append = '', uses = [], args = [] }) {
-  const { kernel } = guestFiles(guest);
+export function qemuArguments({
+  guest,
+  accel = 'tcg',
+  kernel,
+  memory = 512,
+  initramfs,
+  append = '',
+  uses = [],
+  args = [],
+}) {
   return [
-    ...MACHINE[guest],
-    ...['-accel', 'tcg', '-m', String(memory)],
-    ...BARE,
+    ...['-machine', MACHINE[guest], '-accel', accel, '-cpu', accel === 'tcg' ? CPU[guest] : 'host'],
+    ...['-m', String(memory), ...BARE],
     ...['-kernel', kernel, '-initrd', initramfs],
     ...['-append', kernelOptions(guest, append, uses)],
     ...args,
@@ -49,25 +57,50 @@ export function qemuArguments({ guest, memory = 512, initramfs, append = '', use
  * Boots a guest, and waits until it powers off.
  *
  * @param {{ guest: 'x86' | 'arm64', prefix?: string[], append?: string, uses?: string[],
- *   args?: string[], memory?: number,
+ *   args?: string[], accel?: 'tcg' | 'kvm', kernel?: string, distribution?: string, memory?: number, steps?: import('./monitor.mjs').Step[],
  *   timeout?: number, cwd?: string, onLine?: (line: string) => void }} options `prefix` is the command that runs QEMU; `append` goes
- *   to the kernel's command line, `uses` names what the guest tries out; `memory` is in MiB, `timeout` in seconds
+ *   to the kernel's command line, `uses` names what the guest tries out; `kernel` is another file than Debian's,
+ *   `distribution` the part that has Debian's kernel (guestFiles()); `memory` is in MiB, `timeout` in seconds; `steps` are done by QEMU's monitor
  * @returns {Promise<Run>}
  */
 export async function boot({ prefix = [], timeout = 120, cwd, onLine = () => {}, ...options }) {
   const directory = mkdtempSync(`${tmpdir()}/viommu-qemu-`);
   try {
     const initramfs = `${directory}/initramfs.gz`;
-    writeInitramfs(options.guest, initramfs);
-    const command = [...prefix, ...qemuCommand(options.guest), ...qemuArguments({ ...options, initramfs })];
-    return await watch(command, timeout, onLine, cwd);
+    const { guest, distribution = guest, steps = [] } = options;
+    writeInitramfs(guest, initramfs, distribution);
+    const socket = `${directory}/qmp`;
+    const monitor = steps.length === 0 ? [] : ['-qmp', `unix:${socket},server=on,wait=off`];
+    const { kernel = guestFiles(guest, distribution).kernel } = options;
+    const command = [
+      ...prefix,
+      ...qemuCommand(guest),
+      ...qemuArguments({ ...options, kernel, initramfs }),
+      ...monitor,
+    ];
+    return await watch(command, timeout, onLine, { cwd, steps, socket });
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
+/** Does each step once, when the guest says what begins it; `failed` hears of those that fail. */
+function stepper(steps, socket, failed) {
+  const left = [...steps];
+  let qmp;
+  const close = async () => (await qmp?.catch(() => null))?.close();
+  const take = (words) => {
+    const at = left.findIndex(({ said }) => said.test(words));
+    if (at < 0) return;
+    const [{ run }] = left.splice(at, 1);
+    qmp ??= connectQmp(socket);
+    qmp.then(run).catch((error) => failed(`failed in its monitor: ${error.message}`));
+  };
+  return { take, close };
+}
+
 /** Runs a command that boots a guest of ours, and reads what it prints. @returns {Promise<Run>} */
-export function watch([program, ...args], timeout, onLine, cwd = process.cwd()) {
+export function watch([program, ...args], timeout, onLine, { cwd = process.cwd(), steps = [], socket } = {}) {
   return new Promise((resolve) => {
     const started = performance.now();
     const [lines, said] = [[], []];
@@ -81,17 +114,22 @@ export function watch([program, ...args], timeout, onLine, cwd = process.cwd()) 
     const timer = setTimeout(() => stop(`did not end within ${timeout} s`), timeout * 1000);
     const interrupted = () => stop('was interrupted');
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, interrupted);
+    const monitor = stepper(steps, socket, (why) => (end ??= why));
     const take = (line) => {
       const clean = line.replace(/\r$/, '');
       lines.push(clean);
       const words = SAID.exec(clean)?.[1];
       if (words !== undefined) said.push(words);
+      if (words !== undefined) monitor.take(words);
+      // QEMU would leave the guest as it is.
+      if (INTERNAL_ERROR.test(clean)) stop(`said "${clean}"`);
       onLine(clean);
     };
     for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream }).on('line', take);
     child.on('error', (error) => (end = `could not be started (${error.code})`));
     child.on('close', (status, signal) => {
       clearTimeout(timer);
+      monitor.close();
       for (const name of ['SIGINT', 'SIGTERM']) process.off(name, interrupted);
       if (status !== 0) end ??= signal === null ? `ended with status ${status}` : `was killed by ${signal}`;
       if (!said.some((words) => words.startsWith('done'))) end ??= 'did not boot to its end';

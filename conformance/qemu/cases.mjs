@@ -2,6 +2,7 @@
 // viommu's trace.
 
 import { fileURLToPath } from 'node:url';
+import { plug, unplug } from './monitor.mjs';
 
 /** Devices as viommu's machines have them, and where they are in the guest. */
 const DEVICES = {
@@ -15,6 +16,15 @@ const IOMMUFD = 7;
 const FIRST_DEVICE = 8;
 
 export const machineFile = (name) => fileURLToPath(new URL(`machines/${name}.yaml`, import.meta.url));
+
+/** QEMU opens the devices' groups, as before there was iommufd. */
+export function byGroup(names = ALL) {
+  const devices = names.map((name) => {
+    const { address, slot } = DEVICES[name];
+    return ['-device', `vfio-pci,host=${address},addr=${slot}`];
+  });
+  return { shell: [], args: devices.flat(), uses: names };
+}
 
 /** QEMU opens /dev/iommu and the devices itself, which it finds in /sys. */
 export function byPath(names = ALL) {
@@ -41,7 +51,7 @@ export function byDescriptor(names = ALL) {
 
 export const NESTED = ['-device', 'intel-iommu,scalable-mode=on,fsts=on,caching-mode=on'];
 const PASIDS = ['-device', `${NESTED[1]},pasid-bits=16,svm=on,device-iotlb=on`];
-const SHADOW = ['-device', 'intel-iommu,caching-mode=on'];
+export const SHADOW = ['-device', 'intel-iommu,caching-mode=on'];
 const MEMFD = [
   '-object',
   'memory-backend-memfd,id=ram0,size=512M,share=on',
@@ -49,23 +59,43 @@ const MEMFD = [
   'memory-backend=ram0',
 ];
 
+/** A port that the disk is plugged into and out of, twice. With an IOMMU of the guest all the same. */
+const HOTPLUG = {
+  shell: [],
+  args: ['-object', 'iommufd,id=iommufd0', '-device', 'pcie-root-port,id=port0,slot=1,addr=6.0'],
+  uses: ['plug', 'nvme', 'unplug', 'plug', 'nvme'],
+  steps: [
+    plug(/^plug 0/, hotplugged('iommufd0')),
+    unplug(/^unplug 1/, 'disk'),
+    plug(/^plug 0/, hotplugged('iommufd0')),
+  ],
+};
+
+function hotplugged(iommufd) {
+  return { driver: 'vfio-pci', id: 'disk', host: DEVICES.nvme.address, bus: 'port0', iommufd };
+}
+
 /** The same with more arguments. */
-function adding(args, devices) {
+export function adding(args, devices) {
   return { ...devices, args: [...args, ...devices.args] };
 }
 
+/** What a guest says of a disk that works. */
+export const NVME_WORKS = /^ok nvme [0-9a-f]{32}$/;
+
 /** What both guests say of the devices. `domain` is Linux's name for how their DMA is translated. */
-const saidOf = (domain) => [
+export const saidOf = (domain) => [
   new RegExp(`^pci \\S+:04\\.0 .* driver=nvme domain=${domain}`),
   new RegExp(`^pci \\S+:05\\.0 .* driver=virtio-pci domain=${domain}`),
-  /^ok nvme [0-9a-f]{32}$/,
+  NVME_WORKS,
   /^ok console hello from viommu$/,
 ];
 
 const ok = '.* = 0( |$)';
-const IOAS_MAP = { name: 'IOMMU_IOAS_MAP', pattern: new RegExp(`IOMMU_IOAS_MAP ${ok}`) };
+export const IOAS_MAP = { name: 'IOMMU_IOAS_MAP', pattern: new RegExp(`IOMMU_IOAS_MAP ${ok}`) };
+const BIND = { name: 'VFIO_DEVICE_BIND_IOMMUFD', pattern: /request=VFIO_DEVICE_BIND_IOMMUFD result=0/ };
 const IOAS_MAP_FILE = { name: 'IOMMU_IOAS_MAP_FILE', pattern: new RegExp(`IOMMU_IOAS_MAP_FILE ${ok}`) };
-const VTD_S1 = { name: 'HWPT of VTD_S1', pattern: new RegExp(`IOMMU_HWPT_ALLOC .*data_type=1 ${ok}`) };
+export const VTD_S1 = { name: 'HWPT of VTD_S1', pattern: new RegExp(`IOMMU_HWPT_ALLOC .*data_type=1 ${ok}`) };
 /** Its flags: IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_DIRTY_TRACKING and IOMMU_HWPT_ALLOC_PASID. */
 const PASID_PARENT = {
   name: 'nest parent for PASIDs',
@@ -76,8 +106,8 @@ const SMMU_S1 = { name: 'HWPT of ARM_SMMUV3', pattern: new RegExp(`IOMMU_HWPT_AL
 const VIOMMU = { name: 'IOMMU_VIOMMU_ALLOC', pattern: new RegExp(`IOMMU_VIOMMU_ALLOC ${ok}`) };
 const VDEVICE = { name: 'IOMMU_VDEVICE_ALLOC', pattern: new RegExp(`IOMMU_VDEVICE_ALLOC ${ok}`) };
 const VEVENTQ = { name: 'IOMMU_VEVENTQ_ALLOC', pattern: new RegExp(`IOMMU_VEVENTQ_ALLOC ${ok}`) };
-const none = { max: 0 };
-const some = { min: 1 };
+export const none = { max: 0 };
+export const some = { min: 1 };
 
 /**
  * @typedef {object} Case
@@ -90,10 +120,14 @@ const some = { min: 1 };
  * @property {string[]} uses what the guest tries out: parts of guest.sh
  * @property {string} append for the guest's kernel
  * @property {RegExp[]} said what the guest says
+ * @property {import('./monitor.mjs').Step[]} [steps] what is done to it meanwhile
+ * @property {'kvm'} [accel] without it QEMU emulates the processor
+ * @property {string} [distribution] the part that has its kernel, where that is not the guest's own
+ * @property {boolean} [bare] it is bare/guest.c, not Linux
  * @property {{ name: string, pattern: RegExp, min?: number, max?: number }[]} trace how many lines of the trace match
  */
 
-/** @type {Case[]} */
+/** What is run where nobody says more. @type {Case[]} */
 export const CASES = [
   {
     name: 'x86-nested',
@@ -158,6 +192,28 @@ export const CASES = [
     append: '',
     said: saidOf('none'),
     trace: [{ ...IOAS_MAP_FILE, ...some }],
+  },
+  {
+    name: 'x86-hotplug',
+    title: 'a disk that is plugged in, out and in again while the guest runs (device_add, device_del)',
+    guest: 'x86',
+    machine: machineFile('intel'),
+    ...adding(SHADOW, HOTPLUG),
+    append: 'intel_iommu=on,sm_off',
+    said: [/^plug 0 disks$/, /^unplug 1 disks$/, /^ok unplug$/, NVME_WORKS],
+    trace: [{ ...BIND, min: 2, max: 2 }],
+  },
+  {
+    name: 'x86-kvm-registers',
+    title: 'a disk whose registers, pin and messages reach a guest through KVM alone (-accel kvm)',
+    guest: 'x86',
+    accel: 'kvm',
+    bare: true,
+    machine: machineFile('intel'),
+    ...byPath(['nvme']),
+    append: '',
+    said: [/^ok pin viommu NVMe/, /^ok msix viommu NVMe/, /^ok nvme 512 bytes$/],
+    trace: [{ ...IOAS_MAP, ...some }],
   },
   {
     name: 'arm64-identity',

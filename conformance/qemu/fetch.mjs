@@ -1,16 +1,18 @@
 #!/usr/bin/env node
 // Fetches QEMU with all its libraries, and a kernel and a busybox for its guests, from Debian into .cache/qemu/, once.
 // Nothing is installed, and nothing of the system changes. What is fetched is Debian's, unmodified. `emulated-arm64` is
-// what runs in an emulated arm64 machine of its own, see emulated/run.mjs.
+// what runs in an emulated arm64 machine of its own, see emulated/run.mjs; `x86-generic` another kernel for x86.
 //
-// fetch.mjs [--mirror URL] [--force] [x86] [arm64] [emulated-arm64]
+// fetch.mjs [--mirror URL] [--force] [x86] [arm64] [x86-generic] [emulated-arm64]
 
 import { copyFileSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
   configureApt,
   download,
   findMirror,
+  lastWords,
   needTools,
   progress,
   run,
@@ -21,7 +23,7 @@ import {
   updateLists,
   withWork,
 } from '../debian/apt.mjs';
-import { cache, EMULATED, fetched, GUESTS, markFetched, PARTS, tree } from './tree.mjs';
+import { cache, EMULATED, fetched, GENERIC, GUESTS, markFetched, PARTS, tree } from './tree.mjs';
 
 const STABLE = 'trixie';
 const BACKPORTS = 'trixie-backports';
@@ -55,13 +57,24 @@ async function fetchQemu(apt, work, guest) {
   return version;
 }
 
+/** The package that is meant by a name without a version. */
+async function imageOf(apt, { architecture, kernel }) {
+  const depends = (await fieldOf(apt, `${kernel}:${architecture}`, 'Depends')) ?? '';
+  const image = /linux-image-\S+/.exec(depends)?.[0];
+  if (image === undefined) throw new Trouble(`${STABLE} has no ${kernel} for ${architecture}.`);
+  return image;
+}
+
+function keepKernel(unpacked, into) {
+  const vmlinuz = readdirSync(`${unpacked}/boot`).find((name) => name.startsWith('vmlinuz-'));
+  mkdirSync(into, { recursive: true });
+  copyFileSync(`${unpacked}/boot/${vmlinuz}`, `${into}/vmlinuz`);
+}
+
 /** The kernel, and a busybox: they run in the guest, whose architecture need not be this machine's. */
 async function fetchGuest(apt, work, guest) {
-  const { architecture, kernel } = GUESTS[guest];
-  const image = /linux-image-\S+/.exec(
-    (await fieldOf(apt, `${kernel}:${architecture}`, 'Depends')) ?? '',
-  )?.[0];
-  if (image === undefined) throw new Trouble(`${STABLE} has no ${kernel} for ${architecture}.`);
+  const { architecture } = GUESTS[guest];
+  const image = await imageOf(apt, GUESTS[guest]);
   const files = await download(apt, work, image, [
     `${image}:${architecture}`,
     `busybox-static:${architecture}`,
@@ -72,9 +85,7 @@ async function fetchGuest(apt, work, guest) {
   const into = `${work}/guest`;
   await unpack(image, [kernelFile], into, ['./boot']);
   await unpack('busybox', [busyboxFile], into, ['./usr/bin/busybox']);
-  const vmlinuz = readdirSync(`${into}/boot`).find((name) => name.startsWith('vmlinuz-'));
-  mkdirSync(`${work}/tree/guest`);
-  copyFileSync(`${into}/boot/${vmlinuz}`, `${work}/tree/guest/vmlinuz`);
+  keepKernel(into, `${work}/tree/guest`);
   copyFileSync(`${into}/usr/bin/busybox`, `${work}/tree/guest/busybox`);
   return image;
 }
@@ -83,6 +94,27 @@ async function fetchForGuest(apt, work, guest) {
   const qemu = await fetchQemu(apt, work, guest);
   const kernel = await fetchGuest(apt, work, guest);
   return { what: `QEMU ${qemu} and ${kernel}` };
+}
+
+async function fetchGeneric(apt, work) {
+  const image = await imageOf(apt, GENERIC);
+  const files = await download(apt, work, image, [`${image}:${GENERIC.architecture}`]);
+  const [from, into] = [`${work}/generic`, `${work}/tree/guest`];
+  await unpack(image, files, from, ['./boot', './usr/lib/modules']);
+  keepKernel(from, into);
+  const release = image.replace('linux-image-', '');
+  for (const name of GENERIC.modules) {
+    const module = `${from}/usr/lib/modules/${release}/kernel/${name}.ko.xz`;
+    const { status, stderr } = await run('bash', [
+      '-c',
+      'xz -dc "$1" >"$2"',
+      'bash',
+      module,
+      `${into}/${basename(name)}.ko`,
+    ]);
+    if (status !== 0) throw new Trouble(`${image} does not have the module ${name}:\n${lastWords(stderr)}`);
+  }
+  return { what: image };
 }
 
 async function fetchEmulated(apt, work) {
@@ -104,13 +136,18 @@ async function fetchEmulated(apt, work) {
   return { what: title };
 }
 
+function contentOf(part, apt, work) {
+  if (part === EMULATED.name) return fetchEmulated(apt, work);
+  return part === GENERIC.name ? fetchGeneric(apt, work) : fetchForGuest(apt, work, part);
+}
+
 async function fetchPart(part, mirror, force) {
   await withWork(cache, async (work) => {
-    const guest = GUESTS[part];
+    const guest = part === GENERIC.name ? GENERIC : GUESTS[part];
     const architectures = [...new Set([HOST, guest?.architecture ?? 'arm64'])];
     const apt = configureApt(work, mirror, { suites: SUITES, architectures });
     await updateLists(apt, SUITES);
-    const content = await (guest === undefined ? fetchEmulated(apt, work) : fetchForGuest(apt, work, part));
+    const content = await contentOf(part, apt, work);
     markFetched(`${work}/tree`, content);
     install(work, part, force);
     progress('');

@@ -22,6 +22,7 @@ const LEFT = { nvme: ['disk.img', 'written by the guest'], console: ['console.ou
 /** What is missing there: a line each. @param {string[]} uses what the guest tried out */
 export function judgeFiles(directory, uses) {
   return uses.flatMap((name) => {
+    if (!(name in LEFT)) return [];
     const [file, words] = LEFT[name];
     const path = `${directory}/${file}`;
     return existsSync(path) && readFileSync(path).includes(words) ? [] : [`${file} does not have "${words}"`];

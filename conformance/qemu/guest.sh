@@ -8,6 +8,9 @@ now() { cut -d' ' -f1 /proc/uptime; }
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+for module in /modules/*; do
+	[ ! -e "$module" ] || insmod "$module" || say "fail modules: ${module##*/}"
+done
 say "up after $(now) s"
 
 # Devices, the driver that has them, and how their DMA is translated.
@@ -19,6 +22,8 @@ done
 
 # A file system, files in it, and what is in them when nothing of that is in memory any more.
 try_nvme() {
+	seconds=0
+	until [ -e /dev/nvme0n1 ] || [ $((seconds += 1)) -gt 15 ]; do sleep 1; done
 	mke2fs /dev/nvme0n1 >/dev/null 2>&1 || { say "fail nvme: no file system on /dev/nvme0n1"; return; }
 	mkdir -p /disk
 	mount -t ext2 /dev/nvme0n1 /disk || { say "fail nvme: it does not mount"; return; }
@@ -42,6 +47,27 @@ try_console() {
 	echo "hello from guest" >&3
 	read -t 20 line <&3 || { say "fail console: nothing came"; return; }
 	say "ok console $line"
+}
+
+# Somebody else plugs a disk in when this is said.
+try_plug() {
+	say "plug $(ls /dev | grep -c '^nvme0n1$') disks"
+	seconds=0
+	until [ -e /dev/nvme0n1 ] || [ $((seconds += 1)) -gt 15 ]; do sleep 1; done
+	[ -e /dev/nvme0n1 ] && say "ok plug" || say "fail plug: no /dev/nvme0n1"
+}
+
+try_unplug() {
+	say "unplug $(ls /dev | grep -c '^nvme0n1$') disks"
+	seconds=0
+	while [ -e /dev/nvme0n1 ] && [ $((seconds += 1)) -le 15 ]; do sleep 1; done
+	[ -e /dev/nvme0n1 ] && say "fail unplug: /dev/nvme0n1 is still there" || say "ok unplug"
+}
+
+# Somebody else does something to the machine meanwhile: resets it, the first time.
+try_wait() {
+	say "waits"
+	sleep 3
 }
 
 for what in $(sed -n 's/.*viommu=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do

@@ -2,9 +2,10 @@
 // Runs QEMU 11.1, unmodified, under viommu: guests use viommu's devices through viommu's IOMMUs. Fetches QEMU and the
 // guests from Debian where they are missing.
 //
-// run.mjs [--verbose] [--keep DIRECTORY] [--timeout SECONDS] [--json FILE] [CASE ...]
+// run.mjs [--all] [--verbose] [--keep DIRECTORY] [--timeout SECONDS] [--json FILE] [CASE ...]
 //
-//   CASE        one of those in cases.mjs; without one, all
+//   CASE        one of those in cases.mjs and long-cases.mjs; without one, the former
+//   --all       also the latter
 //   --verbose   shows what the guest prints
 //   --keep      leaves what the guest printed and viommu's trace in CASE.log and CASE.trace there
 
@@ -18,6 +19,8 @@ import { boot } from './boot.mjs';
 import { CASES } from './cases.mjs';
 import { judgeFiles, makeFiles } from './files.mjs';
 import { judge, tell } from './judge.mjs';
+import { compileBareGuest, kvmAbsent, linuxRefused } from './kvm.mjs';
+import { LONG_CASES } from './long-cases.mjs';
 import { ensureQemu } from './tree.mjs';
 
 const viommu = `${repository}packages/cli/bin/viommu.js`;
@@ -32,16 +35,19 @@ function parse() {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
       options: {
+        all: { type: 'boolean', default: false },
         verbose: { type: 'boolean', default: false },
         keep: { type: 'string' },
         timeout: { type: 'string', default: '300' },
         json: { type: 'string' },
       },
     });
-    const known = CASES.map(({ name }) => name);
+    const every = [...CASES, ...LONG_CASES];
+    const known = every.map(({ name }) => name);
     for (const name of positionals)
       if (!known.includes(name)) usage(`there is no case ${name}; there are ${known.join(', ')}`);
-    const cases = CASES.filter(({ name }) => positionals.length === 0 || positionals.includes(name));
+    const unnamed = values.all ? every : CASES;
+    const cases = positionals.length === 0 ? unnamed : every.filter(({ name }) => positionals.includes(name));
     return { ...values, timeout: Number(values.timeout), cases };
   } catch (error) {
     return usage(error.message);
@@ -53,6 +59,7 @@ async function play(test, options, directory) {
   const traceFile = `${directory}/${test.name}.trace`;
   const run = await boot({
     ...test,
+    ...(test.bare === true ? { kernel: compileBareGuest(directory), memory: 128 } : {}),
     prefix: [
       ...[
         process.execPath,
@@ -78,14 +85,27 @@ async function play(test, options, directory) {
   return { run, wrong: [...judge(test, run, traced), ...judgeFiles(directory, test.uses)] };
 }
 
+/** Why a case cannot be run here, or null. */
+async function obstacle({ accel, bare }) {
+  if (accel !== 'kvm') return null;
+  return kvmAbsent() ?? (bare === true ? null : await linuxRefused());
+}
+
 const options = parse();
-ensureQemu(...new Set(options.cases.map(({ guest }) => guest)));
+ensureQemu(...new Set(options.cases.flatMap(({ guest, distribution = guest }) => [guest, distribution])));
 if (options.keep !== undefined) mkdirSync(options.keep, { recursive: true });
 const directory =
   options.keep === undefined ? mkdtempSync(`${tmpdir()}/viommu-qemu-`) : resolve(options.keep);
 const failures = [];
+let skip = 0;
 try {
   for (const test of options.cases) {
+    const why = await obstacle(test);
+    if (why !== null) {
+      console.log(`skip ${test.name}: ${why}`);
+      skip++;
+      continue;
+    }
     const { run, wrong } = await play(test, options, directory);
     tell(test, run, wrong, options.verbose);
     if (wrong.length > 0) failures.push(test.name);
@@ -93,7 +113,7 @@ try {
 } finally {
   if (options.keep === undefined) rmSync(directory, { recursive: true, force: true });
 }
-const pass = options.cases.length - failures.length;
-console.log(`${pass} passed, ${failures.length} failed`);
-writeReport(options.json, { pass, fail: failures.length, skip: 0, failures });
+const pass = options.cases.length - failures.length - skip;
+console.log(`${pass} passed, ${failures.length} failed, ${skip} skipped`);
+writeReport(options.json, { pass, fail: failures.length, skip, failures });
 if (failures.length > 0) process.exitCode = 1;

@@ -2,6 +2,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cache } from '../linux/tree.mjs';
 
@@ -25,6 +26,23 @@ export const GUESTS = {
   },
 };
 
+/**
+ * Debian's kernel for any PC: unlike the one for virtual machines it has a driver for AMD's IOMMU, and the one for
+ * virtio's. What the guest needs of it is in modules, in the order in which they are loaded.
+ */
+export const GENERIC = {
+  name: 'x86-generic',
+  architecture: 'amd64',
+  kernel: 'linux-image-amd64',
+  modules: [
+    'drivers/iommu/virtio-iommu',
+    ...['common/nvme-keyring', 'common/nvme-auth', 'host/nvme-core', 'host/nvme'].map(
+      (name) => `drivers/nvme/${name}`,
+    ),
+    ...['lib/crc16', 'crypto/crc32c_generic', 'fs/mbcache', 'fs/jbd2/jbd2', 'fs/ext4/ext4'],
+  ],
+};
+
 /** Counts up whenever what fetch.mjs takes, or where it puts that, changes. */
 const RECIPE = 2;
 const stamp = (part) => `${tree}/${part}/stamp.json`;
@@ -42,7 +60,7 @@ export const EMULATED = {
 };
 
 /** What fetch.mjs can be asked for. */
-export const PARTS = [...Object.keys(GUESTS), EMULATED.name];
+export const PARTS = [...Object.keys(GUESTS), GENERIC.name, EMULATED.name];
 
 /** What lies there of a part, or null where it is absent or made by another version of fetch.mjs. */
 export function fetched(part) {
@@ -83,8 +101,15 @@ export function qemuCommand(guest) {
   ];
 }
 
-/** The kernel of guests of a kind, and a statically linked busybox for them. */
-export function guestFiles(guest) {
-  const root = `${tree}/${guest}/guest`;
-  return { kernel: `${root}/vmlinuz`, busybox: `${root}/busybox` };
+/**
+ * The kernel of guests of a kind, with the modules that they load, and a statically linked busybox for them.
+ *
+ * @param {Guest} guest
+ * @param {string} kernel the part that has the kernel: of the guest itself, or {@link GENERIC}'s name
+ */
+export function guestFiles(guest, kernel = guest) {
+  const [root, from] = [guest, kernel].map((part) => `${tree}/${part}/guest`);
+  const modules =
+    kernel === GENERIC.name ? GENERIC.modules.map((name) => `${from}/${basename(name)}.ko`) : [];
+  return { kernel: `${from}/vmlinuz`, modules, busybox: `${root}/busybox` };
 }

@@ -92,6 +92,10 @@ describe('a program with a device', () => {
     expect(scene('kvm')).toEqual(['device 0 0', 'group 0 0', 'other 25 25 25']);
   });
 
+  test('is asked to give it back when it is removed', () => {
+    expect(scene('removed')).toEqual(['shell 0', 'asked 1', 'copy 1', 'open 19', 'again 19']);
+  });
+
   test('may be killed in the middle of it, and the next one gets the device', () => {
     expect(scene('killed')).toEqual(['opened']);
     expect(run(client, 'die').signal).toBe('SIGKILL');

@@ -314,6 +314,33 @@ static void scene_kvm(void)
 	printf("other %d %d %d\n", tell_kvm(1, container), tell_kvm(1, 0), tell_kvm(3, device));
 }
 
+/* A program, or its child, asks for the device as an administrator does; the one who has it is told. */
+static void scene_removed(void)
+{
+	char bytes[sizeof(struct vfio_irq_set) + 4] = { 0 };
+	struct vfio_irq_set *set = (struct vfio_irq_set *)bytes;
+	int request = eventfd(0, EFD_NONBLOCK);
+	struct pollfd asked = { request, POLLIN, 0 };
+	int fd;
+
+	open_device(0, engine);
+	be_master();
+	set->argsz = sizeof(bytes);
+	set->flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+	set->index = VFIO_PCI_REQ_IRQ_INDEX;
+	set->count = 1;
+	memcpy(set->data, &request, 4);
+	must(ioctl(device, VFIO_DEVICE_SET_IRQS, set) == 0, "VFIO_DEVICE_SET_IRQS");
+	printf("shell %d\n", system("echo 1 > /sys/bus/pci/devices/0000:0a:00.0/remove"));
+	printf("asked %d\n", poll(&asked, 1, 5000));
+	printf("copy %u\n", copy(IOVA, IOVA + 4096, 64));
+	fd = open("/dev/vfio/devices/vfio0", O_RDWR);
+	printf("open %d\n", fd < 0 ? errno : 0);
+	close(device);
+	device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, engine);
+	printf("again %d\n", device < 0 ? errno : 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -323,7 +350,7 @@ int main(int argc, char **argv)
 		       { "reset", scene_reset },   { "mapped", scene_mapped }, { "killed", scene_killed },
 		       { "shared", scene_shared }, { "kvm", scene_kvm },
 		       { "unmask", scene_unmask },
-		       { "die", die } };
+		       { "removed", scene_removed }, { "die", die } };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc > 1 && i < sizeof(scenes) / sizeof(scenes[0]); i++) {

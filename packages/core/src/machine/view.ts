@@ -33,4 +33,6 @@ export interface PciFunctionView {
   resources(): readonly PciResource[];
   /** What the group's devices cannot use, ascending. */
   reserved(): readonly ReservedRange[];
+  /** Takes it out of the machine. Who has it is asked to give it back, each time this is called. */
+  remove(): void;
 }

@@ -28,6 +28,7 @@ export function viewOf(state: VfioDeviceState, vfio: number): PciFunctionView {
       NO_RESOURCE,
     ],
     reserved: () => reservedOf(state),
+    remove: () => state.remove(),
   };
 }
 

@@ -24,7 +24,14 @@ const ERRNO_MAX = 4095;
 const PARTS = await loadParts({
   iommus: [{ name: 'smmu0', type: 'arm-smmu-v3' }],
   devices: [
-    { name: '0000:0a:00.0', iommu: 'smmu0', pasids: 16, ats: true, model: 'dma-engine' },
+    {
+      name: '0000:0a:00.0',
+      iommu: 'smmu0',
+      pasids: 16,
+      ats: true,
+      model: 'dma-engine',
+      migration: { p2p: true, preCopy: true, dmaLogging: true },
+    },
     { name: '0000:0a:00.1', iommu: 'smmu0', pasids: 0, ats: false, model: 'igb-loopback' },
   ],
 } as Parameters<typeof loadParts>[0]);
@@ -66,6 +73,25 @@ const request: fc.Arbitrary<Step> = fc
     if (!isOurs(program, fd)) return 0;
     program.process.memory.write(ARGUMENT, new Uint8Array(new Uint32Array([size, flags, ...words]).buffer));
     return program.ioctl(fd, IO(VFIO_TYPE, VFIO_BASE + number), at);
+  });
+
+const feature: fc.Arbitrary<Step> = fc
+  .tuple(anyFd, fc.nat(14), fc.constantFrom(1, 2, 2, 1, 4, 5, 6, 7, 0), fc.array(word, { maxLength: 10 }))
+  .map(([which, index, ways, words]) => (program, fds) => {
+    const fd = ofType(program, fds, 'vfio-device', which);
+    if (!isOurs(program, fd)) return 0;
+    const flags = index | (ways << 16);
+    return Math.min(0, program.feature(fd, flags, new Uint8Array(new Uint32Array(words).buffer)).rc);
+  });
+
+const transfer: fc.Arbitrary<Step> = fc
+  .tuple(anyFd, fc.nat(200), fc.option(fc.array(fc.nat(255), { minLength: 1, maxLength: 20 })))
+  .map(([which, count, bytes]) => (program, fds) => {
+    const fd = ofType(program, fds, 'migration-data', which);
+    if (!isOurs(program, fd) || program.file(fd).type !== 'migration-data') return 0;
+    if (bytes !== null) return program.write(fd, new Uint8Array(bytes));
+    const done = program.read(fd, count);
+    return typeof done === 'number' ? done : done.length;
   });
 
 const access: fc.Arbitrary<Step> = fc
@@ -145,6 +171,8 @@ function sparsePages(): FileBacking {
 
 const step = fc.oneof(
   { weight: 10, arbitrary: request },
+  { weight: 6, arbitrary: feature },
+  { weight: 4, arbitrary: transfer },
   { weight: 8, arbitrary: access },
   { weight: 2, arbitrary: map },
   { weight: 4, arbitrary: open },

@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
-import { EBUSY, EINVAL } from '../abi/errno.ts';
+import { EBUSY, EINVAL, ENODEV } from '../abi/errno.ts';
 import { IOMMU_NO_PASID, type Device, type Kernel } from '../iommu/driver.ts';
 import type { IommuGroup } from '../iommu/group.ts';
 import { attachDevice, detachDevice, replaceDevice } from '../iommufd/attach.ts';
@@ -49,6 +49,8 @@ export class VfioDeviceState {
   #openCount = 0;
   #attached = false;
   readonly #pasids = new Set<number>();
+  /** It is being removed: nobody gets it any more. */
+  #leaving = false;
   /** It was opened by its own file, and not by its group. */
   cdevOpened = false;
 
@@ -105,6 +107,20 @@ export class VfioDeviceState {
     this.group.cdevOpenCount--;
   }
 
+  get leaving(): boolean {
+    return this.#leaving;
+  }
+
+  /**
+   * Takes it out of the machine: vfio_unregister_group_dev(). Who has it is asked to give it back (the interrupt
+   * VFIO_PCI_REQ_IRQ_INDEX), again each time this is called, and it is gone when that is done.
+   */
+  remove(): void {
+    this.#leaving = true;
+    if (this.#openCount > 0) this.pci.requestRemoval();
+    else this.pci.remove();
+  }
+
   /** vfio_df_open(): `byGroup` may open it several times. */
   open(context: IommufdContext, byGroup: boolean): Result<void> {
     if (this.#openCount > 0) {
@@ -112,6 +128,7 @@ export class VfioDeviceState {
       this.#openCount++;
       return;
     }
+    if (this.#leaving) return fail(ENODEV, `${this.name} is being removed`);
     const idev = bindDevice(context, this.device, true);
     if (failed(idev)) return idev;
     const core = new VfioPciCore(this.pci, this.kernel.version, this.#device.migration);
@@ -130,6 +147,7 @@ export class VfioDeviceState {
     this.#binding = null;
     this.cdevOpened = false;
     unbindDevice(idev);
+    if (this.#leaving) this.pci.remove();
   }
 
   /** vfio_iommufd_physical_attach_ioas() and _pasid_attach_ioas(): what is attached is replaced. Answers the HWPT. */

@@ -140,7 +140,7 @@ export class VfioGroupFile implements OpenFile {
   // vfio_pci_core_match(): the address, and a token where the function has one, which none here has.
   #find(text: string): Result<VfioDeviceState> {
     const [name, ...options] = text.split(' ').filter((word, index) => index === 0 || word !== '');
-    const device = this.#devices.find((candidate) => candidate.name === name);
+    const device = this.#devices.find((each) => each.name === name && !each.leaving);
     if (device === undefined) return fail(ENODEV, `group ${this.group.id} has no device ${text}`);
     if (options.length === 0) return device;
     const why = options[0]!.startsWith(TOKEN) ? 'the device takes no token' : 'an unknown option';

@@ -1,6 +1,6 @@
 import type { Kernel } from '../iommu/driver.ts';
 import { fail, type Result } from '../base/result.ts';
-import { ENOENT } from '../abi/errno.ts';
+import { ENODEV, ENOENT } from '../abi/errno.ts';
 import type { OpenFile } from '../memory/file.ts';
 import { VfioDeviceFile } from './device-file.ts';
 import { VfioDeviceState, type VfioDevice, type VfioGroup } from './device.ts';
@@ -22,8 +22,9 @@ export class VfioRegistry {
   /** /dev/vfio/devices/vfioN */
   openDevice(index: number): Result<OpenFile> {
     const device = this.devices[index];
-    return device === undefined
-      ? fail(ENOENT, `there is no vfio${index}`)
+    if (device === undefined) return fail(ENOENT, `there is no vfio${index}`);
+    return device.leaving
+      ? fail(ENODEV, `${device.name} is being removed`)
       : new VfioDeviceFile(device, false);
   }
 
@@ -32,6 +33,7 @@ export class VfioRegistry {
     const group = this.#groups.get(id);
     if (group === undefined) return fail(ENOENT, `there is no group ${id}`);
     const devices = this.devices.filter((device) => device.group === group);
+    if (devices.every((device) => device.leaving)) return fail(ENODEV, `group ${id} has no devices any more`);
     return VfioGroupFile.open(this.#kernel, group, devices);
   }
 

@@ -1,6 +1,7 @@
 import { dirname } from 'node:path/posix';
 import { EINVAL } from '@viommu/core/abi/errno';
 import type { PciFunctionView, PciResource } from '@viommu/core/machine/view';
+import { parseUnsigned } from '../pseudo-files.ts';
 import type { SysfsNodes } from './nodes.ts';
 
 // A PCI function below /sys/devices and /sys/bus/pci: drivers/pci/pci-sysfs.c.
@@ -53,6 +54,7 @@ export function addPciFunction(sysfs: SysfsNodes, view: PciFunctionView): void {
   addIdentity(sysfs, path, view);
   addPlace(sysfs, path);
   addDriver(sysfs, path, view.name);
+  addRemove(sysfs, path, view);
   sysfs.link(`${path}/subsystem`, '/sys/bus/pci');
   sysfs.link(`/sys/bus/pci/devices/${view.name}`, path);
   if (rootPort(view.name) !== null) addRootPort(sysfs, dirname(path));
@@ -121,6 +123,19 @@ function addPlace(sysfs: SysfsNodes, path: string): void {
     power_state: 'D0',
   };
   for (const [name, value] of Object.entries(fixed)) sysfs.text(`${path}/${name}`, value);
+}
+
+/**
+ * drivers/pci/pci-sysfs.c remove_store(). DEVIATION: Linux's writer waits until whoever has the function gives it back; here
+ * every write asks for it. And the function's directory stays.
+ */
+function addRemove(sysfs: SysfsNodes, path: string, view: PciFunctionView): void {
+  sysfs.text(`${path}/remove`, '', 0o200, (text) => {
+    const value = parseUnsigned(text);
+    if (value === null || value === Infinity) return EINVAL;
+    if (value !== 0) view.remove();
+    return null;
+  });
 }
 
 function addDriver(sysfs: SysfsNodes, path: string, name: string): void {

@@ -270,6 +270,7 @@ const STUB_FUNCTION: PciFunctionView = {
   config: () => STUB_CONFIG,
   resources: () => [{ start: 0xf000_0000n, last: 0xf000_3fffn, flags: 0x40200 }],
   reserved: () => [{ start: 0x800_0000n, last: 0x80f_ffffn, type: 'msi' }],
+  remove: () => {},
 };
 
 /** The stand-in kernel. */

@@ -242,6 +242,7 @@ export class PciFunction implements Doorbell {
     this.dma.reset();
     this.setIntx(false);
     this.#paused = false;
+    this.#waiting = false;
     this.model.reset();
   }
 

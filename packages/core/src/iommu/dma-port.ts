@@ -28,6 +28,8 @@ export interface DmaAbort {
   readonly done: number;
   /** For people. */
   readonly reason: string;
+  /** Of one that is stalled: has `listener` called once, when software lets it go on (from `done`), or ends it. */
+  readonly onResumed?: (listener: (goesOn: boolean) => void) => void;
 }
 
 /** Null: every byte was transferred. */

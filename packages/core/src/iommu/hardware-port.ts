@@ -49,7 +49,7 @@ export interface HardwareWay<Stopped> {
   requestTranslation(packet: TranslationPacket): TranslationCompletion;
   requestPage(packet: PagePacket): void;
   /** For people. */
-  describe(stopped: Stopped): Pick<DmaAbort, 'kind' | 'reason'>;
+  describe(stopped: Stopped): Omit<DmaAbort, 'done'>;
   /** Has the driver serve the interrupts that are pending. */
   serveInterrupts(): void;
 }
@@ -76,11 +76,12 @@ export class HardwarePort<Stopped> implements DmaPort, DmaEndpoint {
     const { done, stopped } = this.#way.access(memoryPacket(request), data);
     this.#way.serveInterrupts();
     if (stopped === null) return null;
-    const { kind, reason } =
+    const abort: Omit<DmaAbort, 'done'> =
       stopped === 'bus'
-        ? { kind: 'aborted' as const, reason: 'nothing answers at the translated address' }
+        ? { kind: 'aborted', reason: 'nothing answers at the translated address' }
         : this.#way.describe(stopped);
-    return { kind, done, reason: `${this.#name} at ${hex(request.address + BigInt(done))}: ${reason}` };
+    const where = `${this.#name} at ${hex(request.address + BigInt(done))}`;
+    return { ...abort, done, reason: `${where}: ${abort.reason}` };
   }
 
   requestTranslation(request: TranslationRequest): TranslationCompletion {

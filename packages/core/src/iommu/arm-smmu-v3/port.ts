@@ -50,11 +50,14 @@ export function smmuPort(
   });
 }
 
-function describe(stopped: Stalled | Terminated): Pick<DmaAbort, 'kind' | 'reason'> {
+function describe(stopped: Stalled | Terminated): Omit<DmaAbort, 'done'> {
   if (stopped.kind === 'stalled') {
-    const { outcome } = stopped.stall;
-    if (outcome === null) return { kind: 'stalled', reason: 'stalled' };
-    return { kind: 'aborted', reason: `${outcome.kind} after a stall` };
+    const { stall } = stopped;
+    if (stall.outcome !== null) return { kind: 'aborted', reason: `${stall.outcome.kind} after a stall` };
+    const onResumed = (listener: (goesOn: boolean) => void): void => {
+      stall.onOutcome = ({ kind }) => listener(kind === 'translated');
+    };
+    return { kind: 'stalled', reason: 'stalled', onResumed };
   }
   const { event } = stopped;
   return { kind: 'aborted', reason: event === null ? 'aborted' : `event 0x${event.type.toString(16)}` };

@@ -177,3 +177,42 @@ describe('address translation of the DMA engine', () => {
     expect(without.get(REGISTER.ERROR)).toBe(ERROR.PAGE_REQUEST);
   });
 });
+
+describe('an access of the DMA engine that the IOMMU stalls', () => {
+  const stalling = (): Driver => {
+    const driver = new Driver();
+    driver.port.allowed = new Set([1]);
+    driver.port.stalled = [];
+    return driver;
+  };
+  const copy = { SOURCE: 0x1000, DESTINATION: 0x3000, LENGTH: 0x1000 };
+
+  test('makes the command wait, and go on when software has seen to it', () => {
+    const driver = stalling();
+    driver.port.bytes.fill(5, 0x1000, 0x2000);
+    expect(driver.run(COMMAND.COPY, copy)).toBe(STATUS.WAITING);
+    driver.port.allowed = new Set([1, 3]);
+    driver.port.stalled!.at(-1)!(true);
+    expect([driver.get(REGISTER.STATUS), driver.get(REGISTER.DONE)]).toEqual([STATUS.DONE, 0x1000]);
+    expect(driver.port.bytes[0x3fff]).toBe(5);
+  });
+
+  test('stalls again where nothing has changed, and fails where software ends it', () => {
+    const driver = stalling();
+    driver.run(COMMAND.COPY, copy);
+    driver.port.stalled!.at(-1)!(true);
+    expect([driver.get(REGISTER.STATUS), driver.port.stalled!.length]).toEqual([STATUS.WAITING, 2]);
+    driver.port.stalled!.at(-1)!(false);
+    expect([driver.get(REGISTER.STATUS), driver.get(REGISTER.ERROR)]).toEqual([STATUS.ERROR, ERROR.WRITE]);
+  });
+
+  test('is nothing to a command that comes after ABORT', () => {
+    const driver = stalling();
+    driver.run(COMMAND.COPY, copy);
+    driver.slot.write(0, REGISTER.COMMAND, COMMAND.ABORT);
+    expect(driver.get(REGISTER.ERROR)).toBe(ERROR.ABORTED);
+    driver.run(COMMAND.COPY);
+    driver.port.stalled![0]!(false);
+    expect(driver.get(REGISTER.STATUS)).toBe(STATUS.WAITING);
+  });
+});

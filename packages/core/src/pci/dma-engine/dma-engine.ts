@@ -1,6 +1,11 @@
 import { nameOf } from '../../base/bit-fields.ts';
 import { big, hi32, lo32, u64 } from '../../base/u64.ts';
-import { PRG_RESPONSE_CODE, type DmaAddress, type PageResponseMessage } from '../../iommu/dma-port.ts';
+import {
+  PRG_RESPONSE_CODE,
+  type DmaAbort,
+  type DmaAddress,
+  type PageResponseMessage,
+} from '../../iommu/dma-port.ts';
 import { registers32 } from '../bar.ts';
 import type { AccessOptions } from '../dma.ts';
 import type { Migratable } from '../migration.ts';
@@ -45,11 +50,12 @@ const READ_ONLY: ReadonlySet<number> = new Set([
   REGISTER.RESPONSE,
 ]);
 
-/** A request that was refused at an address. */
+/** A request that was refused at an address, or waits there for software. */
 interface Refused {
   readonly error: number;
   readonly at: DmaAddress;
   readonly write: boolean;
+  readonly stopped: DmaAbort;
 }
 
 /** What it saves: the registers, and whether a command goes on. */
@@ -69,6 +75,8 @@ export class DmaEngine implements DeviceModel {
   #pci!: PciFunction;
   /** The group of the page request that the command waits for, or null. */
   #group: number | null = null;
+  /** The command's access that the IOMMU keeps, and whether it may go on; null before software has said so. */
+  #stalled: { readonly error: number; readonly resumed: boolean | null } | null = null;
   #nextGroup = 0;
   #running = false;
   /** A command is to be gone on with when the device is polled. */
@@ -98,6 +106,7 @@ export class DmaEngine implements DeviceModel {
     this.#registers.fill(0);
     this.#set(REGISTER.ID, DMA_ENGINE_VERSION);
     this.#group = null;
+    this.#stalled = null;
     this.#answer = null;
     this.#nextGroup = 0;
     this.#pending = false;
@@ -110,7 +119,7 @@ export class DmaEngine implements DeviceModel {
     const bytes = new Uint8Array(SAVED_WORDS * 4);
     const view = new DataView(bytes.buffer);
     for (const [word, value] of this.#registers.entries()) view.setUint32(word * 4, value, true);
-    view.setUint32(REGISTER_BYTES, this.#pending || this.#group !== null ? 1 : 0, true);
+    view.setUint32(REGISTER_BYTES, this.#engaged ? 1 : 0, true);
     return bytes;
   }
 
@@ -135,6 +144,11 @@ export class DmaEngine implements DeviceModel {
     this.#registers[offset / 4] = value;
   }
 
+  /** The command waits for a page: for an answer to a page request, or at the IOMMU. */
+  get #waiting(): boolean {
+    return this.#group !== null || this.#stalled !== null;
+  }
+
   #flag(flag: number): boolean {
     return (this.#get(REGISTER.FLAGS) & flag) !== 0;
   }
@@ -149,7 +163,7 @@ export class DmaEngine implements DeviceModel {
 
   /** A command has not ended. */
   get #engaged(): boolean {
-    return this.#group !== null || this.#pending;
+    return this.#waiting || this.#pending;
   }
 
   /** While a command has not ended, registers stay as they are and ABORT is the one command. */
@@ -174,6 +188,7 @@ export class DmaEngine implements DeviceModel {
 
   #end(error: number): void {
     this.#group = null;
+    this.#stalled = null;
     this.#pending = false;
     this.#set(REGISTER.ERROR, error);
     this.#set(REGISTER.STATUS, error === ERROR.NONE ? STATUS.DONE : STATUS.ERROR);
@@ -245,7 +260,7 @@ export class DmaEngine implements DeviceModel {
       const stopped = dma.read(from.address, part, this.#options(from));
       if (stopped !== null) {
         const address = BigInt.asUintN(64, from.address + big(stopped.done));
-        refused = { error: ERROR.READ, at: { ...from, address }, write: false };
+        refused = { error: ERROR.READ, at: { ...from, address }, write: false, stopped };
         ready = part.subarray(0, stopped.done);
       }
     }
@@ -259,10 +274,14 @@ export class DmaEngine implements DeviceModel {
     this.#set(REGISTER.DONE, done + (stopped?.done ?? ready.length));
     if (stopped === null) return refused;
     const address = BigInt.asUintN(64, to.address + big(stopped.done));
-    return { error: ERROR.WRITE, at: { ...to, address }, write: true };
+    return { error: ERROR.WRITE, at: { ...to, address }, write: true, stopped };
   }
 
-  #refused({ error, at, write }: Refused): void {
+  #refused({ error, at, write, stopped }: Refused): void {
+    if (stopped.onResumed !== undefined) {
+      this.#stall(stopped.onResumed, error);
+      return;
+    }
     if (!this.#flag(FLAG.PAGE_REQUESTS)) {
       this.#end(error);
       return;
@@ -271,6 +290,20 @@ export class DmaEngine implements DeviceModel {
     this.#asked = { page, times: page === this.#asked.page ? this.#asked.times + 1 : 1 };
     if (this.#asked.times > PAGE_REQUESTS_MAX) this.#end(error);
     else this.#requestPage(at, write);
+  }
+
+  /** The IOMMU keeps the request until software has seen to it; the command goes on from DONE. */
+  #stall(onResumed: NonNullable<DmaAbort['onResumed']>, error: number): void {
+    this.#set(REGISTER.STATUS, STATUS.WAITING);
+    const stall = { error, resumed: null };
+    this.#stalled = stall;
+    onResumed((goesOn) => {
+      // Not of a command that ABORT or a reset has ended.
+      if (this.#stalled !== stall) return;
+      this.#stalled = { error, resumed: goesOn };
+      if (this.#running || this.#pci.paused) this.#pci.wake();
+      else this.#endStall();
+    });
   }
 
   #requestPage(at: DmaAddress, write: boolean): void {
@@ -283,6 +316,7 @@ export class DmaEngine implements DeviceModel {
   }
 
   poll(): boolean {
+    this.#endStall();
     const answer = this.#answer;
     this.#answer = null;
     if (answer !== null) this.pageResponse(answer);
@@ -291,6 +325,14 @@ export class DmaEngine implements DeviceModel {
       this.#run();
     }
     return this.#answer !== null || this.#pending;
+  }
+
+  #endStall(): void {
+    const stall = this.#stalled;
+    if (stall === null || stall.resumed === null) return;
+    this.#stalled = null;
+    if (stall.resumed) this.#run();
+    else this.#end(stall.error);
   }
 
   pageResponse(response: PageResponseMessage): void {

@@ -19,6 +19,8 @@ export class FlatPort implements DmaPort {
   onPageRequest: ((message: PageRequestMessage) => void) | null = null;
   /** Which 4 KiB pages may be reached: all where this is null. */
   allowed: ReadonlySet<number> | null = null;
+  /** What is not allowed stalls, and goes on or ends when the latest of these is called. */
+  stalled: ((goesOn: boolean) => void)[] | null = null;
 
   constructor(size: number) {
     this.bytes = new Uint8Array(size);
@@ -35,10 +37,21 @@ export class FlatPort implements DmaPort {
       return { kind: 'aborted', done: 0, reason: 'beyond the memory' };
     const at = exact(address);
     for (let page = at >>> 12; this.allowed !== null && page <= (at + data.length - 1) >>> 12; page++)
-      if (!this.allowed.has(page)) return { kind: 'aborted', done: 0, reason: 'not allowed' };
+      if (!this.allowed.has(page)) return this.#refuse();
     if (write) this.bytes.set(data, at);
     else data.set(this.bytes.subarray(at, at + data.length));
     return null;
+  }
+
+  #refuse(): DmaResult {
+    const { stalled } = this;
+    if (stalled === null) return { kind: 'aborted', done: 0, reason: 'not allowed' };
+    return {
+      kind: 'stalled',
+      done: 0,
+      reason: 'stalled',
+      onResumed: (listener) => void stalled.push(listener),
+    };
   }
 
   requestTranslation({ address }: TranslationRequest): TranslationCompletion {

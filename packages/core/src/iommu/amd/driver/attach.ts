@@ -32,7 +32,8 @@ export function attachDevice(device: AmdIommuDevice, domain: ProtectionDomain): 
 
 /**
  * nested_attach_device(): the parent, with a guest's tables in front. A device of the parent stays in place, and its
- * DTE changes at once.
+ * DTE changes at once. DEVIATION: Linux 7.3 and AMD's tree leave PRI off at the device, so that the guest's PPR log stays
+ * empty; a guest cannot turn it on, since VFIO keeps the capability.
  */
 export function attachNested(
   device: AmdIommuDevice,
@@ -48,6 +49,7 @@ export function attachNested(
     parent.devices.unshift(device);
   }
   device.nested = guest;
+  if (guest.pageRequests) device.enablePri();
   writeDomain(device);
 }
 

@@ -35,6 +35,8 @@ export interface AmdDeviceOptions {
 
 /** What a guest says of its tables, in front of those of the host: drivers/iommu/amd/nested.c set_dte_nested(). */
 export interface GuestDte {
+  /** The guest's entry has PPR: the device may ask for pages. */
+  readonly pageRequests: boolean;
   fillDte(dte: Dte, ats: boolean): void;
 }
 
@@ -109,6 +111,11 @@ export class AmdIommuDevice implements Device {
     // "Only allow access to user-accessible pages": neither execution nor privilege.
     this.pasidEnabled = this.supports.pasid;
     this.enableAts();
+    this.enablePri();
+  }
+
+  /** pdev_enable_cap_pri() */
+  enablePri(): void {
     if (this.priEnabled || !this.atsEnabled || !this.supports.pri) return;
     this.pciFunction!.pri!.enable(PRI_OUTSTANDING);
     this.priEnabled = true;

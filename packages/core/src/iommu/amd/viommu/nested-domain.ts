@@ -126,7 +126,8 @@ export class AmdNestedDomain implements IommuDomain {
   }
 
   #guestDte(device: AmdIommuDevice): GuestDte {
-    return { fillDte: (dte, ats) => this.#fill(device, dte, ats) };
+    const pageRequests = readField(DTE.PPR, this.#dte) !== 0;
+    return { pageRequests, fillDte: (dte, ats) => this.#fill(device, dte, ats) };
   }
 
   // set_dte_nested()

@@ -86,6 +86,8 @@ export class PhysicalSmmu {
       for (const [word, value] of command.entries())
         view.setUint32(index * COMMAND_BYTES + word * 4, value, true);
     const { handled, refused } = this.#invalidate(bytes);
+    // Linux counts what it has accepted in front of a refused command, and has not sent the last of it.
+    if (refused !== null && handled > 0) this.#invalidate(bytes.subarray(0, handled * COMMAND_BYTES));
     // EIO is for commands that cannot be; a device that did not answer is an ATC invalidation that timed out.
     return { handled, error: refused === null ? CERROR.NONE : CERROR.ILL };
   }

@@ -48,6 +48,7 @@ export class AmdGuest implements GuestIommu {
     for (let id = 0; id < DEVICES; id++) this.pages.store(this.#deviceTable + id * 32, BLOCKED);
     const ring = (register: number, base: number): void =>
       iommu.writeRegister(register, 8, BigInt(base) | (RING_LOG2 << 56n));
+    iommu.writeRegister(OFFSET.CONTROL, 8, 0n);
     iommu.writeRegister(OFFSET.DEV_TAB_BASE, 8, BigInt(this.#deviceTable));
     ring(OFFSET.CMD_BUF_BASE, this.#commands);
     ring(OFFSET.EVT_LOG_BASE, events);

@@ -57,6 +57,9 @@ export class SmmuGuest implements GuestIommu {
     this.#set(OFFSET.STRTAB_BASE_CFG, BigInt(STREAMS_LOG2));
     this.#setAddress(OFFSET.CMDQ_BASE, this.#commands, QUEUE_LOG2);
     this.#setAddress(OFFSET.EVENTQ_BASE, this.#events, QUEUE_LOG2);
+    for (const index of [OFFSET.CMDQ_PROD, OFFSET.CMDQ_CONS, OFFSET.EVENTQ_PROD, OFFSET.EVENTQ_CONS])
+      this.#set(index, 0n);
+    this.#set(OFFSET.GERRORN, BigInt(this.#get(OFFSET.GERROR)));
     this.#enable(CR0.CMDQEN.inPlace);
     this.command(0x04n, 31n); // CMD_CFGI_ALL
     this.command(0x30n); // CMD_TLBI_NSNH_ALL

@@ -28,6 +28,8 @@ export class VtdUnit {
     this.#status = pages.take();
     const scalable = mode === 'scalable';
     this.#entryBytes = scalable ? 32 : 16;
+    this.#unit.writeRegister(OFFSET.GCMD, 4, 0n);
+    unit.writeRegister(OFFSET.FSTS, 4, BigInt(FSTS.$.writable[0]!));
     unit.writeRegister(OFFSET.RTADDR, 8, BigInt(this.root) | (scalable ? 1n << 10n : 0n));
     this.#command(GCMD.SRTP.inPlace, GSTS.RTPS.inPlace);
     unit.writeRegister(OFFSET.IQA, 8, BigInt(this.queue) | (scalable ? WIDE : 0n));

@@ -36,6 +36,9 @@ export class VtdGuest implements GuestIommu {
     this.#contextBits = (has(ECAP.DT) << 2n) | (has(ECAP.PASID) << 3n) | (has(ECAP.PRS) << 4n);
     this.#requests = pages.take();
     registers.writeRegister(OFFSET.PQA, 8, BigInt(this.#requests));
+    registers.writeRegister(OFFSET.PQH, 8, 0n);
+    registers.writeRegister(OFFSET.PQT, 8, 0n);
+    this.#clearOverflow();
     this.unit = new VtdUnit(pages, registers, 'scalable');
     this.unit.submit(0x1n | (1n << 4n)); // cc_inv_dsc, global
     this.unit.submit(0x7n | (3n << 4n)); // pc_inv_dsc, global

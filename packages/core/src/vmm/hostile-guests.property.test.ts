@@ -220,7 +220,7 @@ function act(dialect: Dialect, { vm, iommu, device }: Party, engine: DmaEngineGu
       break;
     }
     case 'engine':
-      engine.fill({ iova: step.iova, pasid: step.pasid }, 0x1800, 0x77);
+      engine.store({ iova: step.iova, pasid: step.pasid }, 0x1800, 0x77);
       break;
     case 'poll':
       iommu.poll();

@@ -60,7 +60,7 @@ async function start(type: IommuType): Promise<Faulting> {
 describe.each(VENDORS)('a page request of a device of a guest behind its own %s', (type) => {
   it('is told to the guest, and the DMA goes on when the guest has mapped the page', async () => {
     const { engine, driver, next, serve } = await start(type);
-    expect(engine.fill({ iova: IOVA + 0xff0n, pasid: PASID }, 0x20, 0x61)).toBe('waiting');
+    expect(engine.store({ iova: IOVA + 0xff0n, pasid: PASID }, 0x20, 0x61)).toBe('waiting');
     const first = next()!;
     expect(first).toMatchObject({ device: DEVICE, pasid: PASID, address: IOVA, write: true });
     const page = serve(first);
@@ -75,7 +75,7 @@ describe.each(VENDORS)('a page request of a device of a guest behind its own %s'
 
   it('ends the DMA where the guest refuses it', async () => {
     const { engine, driver, next } = await start(type);
-    expect(engine.fill({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
+    expect(engine.store({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
     driver.answer(next()!, false);
     expect(engine.state).toBe('error');
     expect(next()).toBeNull();
@@ -83,7 +83,7 @@ describe.each(VENDORS)('a page request of a device of a guest behind its own %s'
 
   it('is asked again where the guest says that the page is there and it is not', async () => {
     const { engine, driver, next, serve } = await start(type);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     driver.answer(next()!, true);
     expect(engine.state).toBe('waiting');
     serve(next()!);
@@ -92,14 +92,14 @@ describe.each(VENDORS)('a page request of a device of a guest behind its own %s'
 
   it('is answered once: what names nothing that waits changes nothing', async () => {
     const { engine, driver, next, serve } = await start(type);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     const request = next()!;
     driver.answer({ ...request, tag: request.tag + 1 }, false);
     expect(engine.state).toBe('waiting');
     serve(request);
     expect(engine.state).toBe('done');
     driver.answer(request, false);
-    engine.fill({ iova: IOVA + 0x5000n, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA + 0x5000n, pasid: PASID }, 4, 1);
     driver.answer(request, false);
     expect(engine.state).toBe('waiting');
     serve(next()!);
@@ -108,13 +108,13 @@ describe.each(VENDORS)('a page request of a device of a guest behind its own %s'
 
   it('is over when the guest takes the address space away, and its late answer is for nobody', async () => {
     const { engine, driver, space, next, serve } = await start(type);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     const late = next()!;
     driver.detach(DEVICE);
     driver.detach(DEVICE, PASID);
     if (engine.state === 'waiting') engine.abort();
     driver.attach(DEVICE, space, PASID);
-    expect(engine.fill({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
+    expect(engine.store({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
     const request = next()!;
     driver.answer(late, false);
     expect(engine.state).toBe('waiting');
@@ -127,7 +127,7 @@ describe.each(VENDORS)("a DMA under way behind a guest's own %s", (type) => {
   /** Waits for its second page. */
   async function underWay(): Promise<Faulting> {
     const guest = await start(type);
-    expect(guest.engine.fill({ iova: IOVA, pasid: PASID }, 0x1800, 0x61)).toBe('waiting');
+    expect(guest.engine.store({ iova: IOVA, pasid: PASID }, 0x1800, 0x61)).toBe('waiting');
     guest.serve(guest.next()!);
     expect([guest.engine.state, guest.engine.moved]).toEqual(['waiting', 0x1000]);
     return guest;
@@ -143,7 +143,7 @@ describe.each(VENDORS)("a DMA under way behind a guest's own %s", (type) => {
     engine.abort();
     driver.bypass(DEVICE);
     const page = driver.pages.take();
-    expect(engine.fill({ iova: BigInt(page) }, 4, 0x62)).toBe('done');
+    expect(engine.store({ iova: BigInt(page) }, 4, 0x62)).toBe('done');
     expect(driver.pages.text(page, 4)).toBe('bbbb');
   });
 
@@ -165,7 +165,7 @@ describe.each(VENDORS)("a DMA under way behind a guest's own %s", (type) => {
 describe('a guest behind its own arm-smmu-v3 that stalls', () => {
   it('ends all that waits of a stream with CMD_STALL_TERM', async () => {
     const { engine, driver, next } = await start('arm-smmu-v3');
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     next();
     const smmu = driver as SmmuGuest;
     smmu.command(0x45n | (BigInt(DEVICE) << 32n));
@@ -180,7 +180,7 @@ describe('a guest behind its own arm-smmu-v3 that stalls', () => {
     for (let i = 0; i < 140; i++) device.dmaRead(IOVA, 1, 70);
     iommu.poll();
     expect(iommu.readRegister(SMMU.EVENTQ_PROD, 4)).toBe(0x8000_0080n);
-    expect(engine.fill({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
+    expect(engine.store({ iova: IOVA, pasid: PASID }, 4, 1)).toBe('waiting');
     iommu.poll();
     // The guest reads what it has, and with that acknowledges that some was lost.
     expect(driver.pageRequest()).toBeNull();
@@ -198,7 +198,7 @@ describe('a guest behind its own intel-iommu whose page request queue is full', 
     const { engine, iommu, next, serve } = await start('intel-iommu');
     // Head before tail by one: as where the guest had not read for long.
     iommu.writeRegister(OFFSET.PQH, 8, 32n);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     // It is answered as served, asked for again, and given up after eight times.
     for (let i = 0; i < 10; i++) iommu.poll();
     expect(engine.state).toBe('error');
@@ -206,7 +206,7 @@ describe('a guest behind its own intel-iommu whose page request queue is full', 
     iommu.writeRegister(OFFSET.PQH, 8, iommu.readRegister(OFFSET.PQT, 8));
     expect(next()).toBeNull();
     expect(iommu.readRegister(OFFSET.PRS, 4)).toBe(0n);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     serve(next()!);
     expect(engine.state).toBe('done');
   });
@@ -216,7 +216,7 @@ describe('a guest behind its own amd-iommu whose PPR log is full', () => {
   it('hears of no more, and goes on when it has started the log anew', async () => {
     const { engine, iommu, next, serve } = await start('amd-iommu');
     iommu.writeRegister(AMD.PPR_HEAD, 4, 16n);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     engine.abort();
     const status = (): bigint => iommu.readRegister(AMD.STATUS, 4);
     // PprOverflow; PprLogRun is 0.
@@ -225,7 +225,7 @@ describe('a guest behind its own amd-iommu whose PPR log is full', () => {
     iommu.writeRegister(AMD.CONTROL, 8, control & ~(1n << 13n));
     iommu.writeRegister(AMD.CONTROL, 8, control);
     expect((status() >> 7n) & 1n).toBe(1n);
-    engine.fill({ iova: IOVA, pasid: PASID }, 4, 1);
+    engine.store({ iova: IOVA, pasid: PASID }, 4, 1);
     serve(next()!);
     expect(engine.state).toBe('done');
   });

@@ -42,7 +42,7 @@ export class DmaEngineGuest {
   }
 
   /** Fills `bytes` of memory by DMA. */
-  fill(to: DmaPlace, bytes: number, pattern: number): DmaState {
+  store(to: DmaPlace, bytes: number, pattern: number): DmaState {
     this.#set(REGISTER.PATTERN, pattern);
     return this.#start(COMMAND.FILL, { iova: 0n }, to, bytes);
   }
@@ -71,7 +71,7 @@ export class DmaEngineGuest {
   /** A command that waits for a page is still under way. */
   get state(): DmaState {
     const status = this.#get(REGISTER.STATUS);
-    return status === STATUS.DONE ? 'done' : status === STATUS.WAITING ? 'waiting' : 'error';
+    return status === STATUS.DONE ? 'done' : status === STATUS.ERROR ? 'error' : 'waiting';
   }
 
   /** Bytes that the command has moved. */

@@ -17,6 +17,9 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 /** Longer than a lane ever takes on a slow machine; each has a shorter limit of its own. */
 const LANE_MS = 20 * 60 * 1000;
 
+/** vitest colours what it writes into a pipe, too. */
+const environment = process.stdout.isTTY === true ? process.env : { ...process.env, NO_COLOR: '1' };
+
 const NEEDS = {
   cc: {
     met: () => spawnSync('cc', ['--version'], { stdio: 'ignore' }).error === undefined,
@@ -60,6 +63,7 @@ function run(lane, directory) {
   const file = `${directory}/${lane.name}.json`;
   const { status, signal, error } = spawnSync(process.execPath, lane.args(file), {
     cwd: root,
+    env: environment,
     stdio: ['ignore', 'inherit', 'inherit'],
     timeout: LANE_MS,
   });

@@ -1,8 +1,8 @@
 // Builds Linux's tools/testing/selftests/iommu as they are, with the flags of their Makefile and of selftests/lib.mk.
 
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { compile, newer } from '../linux/compile.mjs';
 import { cache, ensureLinux, headerFlags, source, tree } from '../linux/tree.mjs';
 
 export const PROGRAMS = ['iommufd', 'iommufd_fail_nth'];
@@ -16,21 +16,6 @@ export function binary(program, isStatic = false) {
   return `${out}/${program}${isStatic ? '-static' : ''}`;
 }
 
-function newer(file, than) {
-  return existsSync(file) && than.every((other) => statSync(other).mtimeMs <= statSync(file).mtimeMs);
-}
-
-function cc(...args) {
-  try {
-    execFileSync('cc', args, { stdio: ['ignore', 'inherit', 'inherit'] });
-  } catch (error) {
-    const why =
-      error.code === 'ENOENT' ? 'there is no C compiler (cc) here' : "Linux's selftests did not compile";
-    console.error(`selftest: ${why}.`);
-    process.exit(1);
-  }
-}
-
 /** Builds whatever is missing or old. Fetches Linux's sources where they are missing. */
 export function buildSelftests() {
   ensureLinux();
@@ -42,7 +27,14 @@ export function buildSelftests() {
       const file = binary(program, isStatic);
       if (newer(file, [`${tree}/stamp.json`, ...sources])) continue;
       const link = isStatic ? ['-static'] : [];
-      cc(...flags, ...link, '-o', file, `${selftests}/iommu/${program}.c`, `${libcap}/capability.c`);
+      compile('selftest', [
+        ...flags,
+        ...link,
+        '-o',
+        file,
+        `${selftests}/iommu/${program}.c`,
+        `${libcap}/capability.c`,
+      ]);
     }
   }
 }

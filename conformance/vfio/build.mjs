@@ -1,8 +1,8 @@
 // Builds Linux's tools/testing/selftests/vfio as they are, with the flags of their Makefile and of selftests/lib.mk.
 
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { compile, newer } from '../linux/compile.mjs';
 import { cache, ensureLinux, headerFlags, source, tree } from '../linux/tree.mjs';
 
 export const PROGRAMS = [
@@ -29,21 +29,6 @@ export function binary(program) {
   return `${out}/${program}`;
 }
 
-function newer(file, than) {
-  return existsSync(file) && than.every((other) => statSync(other).mtimeMs <= statSync(file).mtimeMs);
-}
-
-function cc(...args) {
-  try {
-    execFileSync('cc', args, { stdio: ['ignore', 'inherit', 'inherit'] });
-  } catch (error) {
-    const why =
-      error.code === 'ENOENT' ? 'there is no C compiler (cc) here' : "Linux's selftests did not compile";
-    console.error(`vfio: ${why}.`);
-    process.exit(1);
-  }
-}
-
 /** Builds whatever is missing or old. Fetches Linux's sources where they are missing. */
 export function buildSelftests() {
   ensureLinux();
@@ -60,6 +45,6 @@ export function buildSelftests() {
   for (const program of PROGRAMS) {
     const sources = [`${selftests}/vfio/${program}.c`, ...library, `${libuuid}/uuid.c`];
     if (newer(binary(program), [`${tree}/stamp.json`, `${libuuid}/uuid.c`])) continue;
-    cc(...flags, '-o', binary(program), ...sources);
+    compile('vfio', [...flags, '-o', binary(program), ...sources]);
   }
 }

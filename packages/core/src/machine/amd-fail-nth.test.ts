@@ -1,38 +1,17 @@
 import { describe, expect, it } from 'vitest';
 import * as amd from '../abi/amd-viommu.ts';
-import { EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC } from '../abi/errno.ts';
+import { EFAULT } from '../abi/errno.ts';
 import * as abi from '../abi/iommufd.ts';
+import { failEverywhere } from '../iommu/testing/fail-nth.ts';
 import { amdIommu } from './amd-iommu.ts';
 import { Kernel } from './kernel.ts';
 import { allocViommu, AmdVm, guestDte } from './testing/amd-guest.ts';
 import { partsOf } from './testing/vendors.ts';
 import { GUEST, Vm } from './testing/vm.ts';
 
-// Linux's fault injection: the nth chance to fail is taken, for every n that there is. What fails leaves everything as it
-// was.
-
 const IOVA = 0x1234_5000n;
 
 const kernel = (): Kernel => new Kernel({ parts: partsOf(amdIommu), uapis: ['amd-viommu'] });
-
-/** Fails `request` at every point in turn; answers at how many it could fail before it succeeded. */
-function failEverywhere(vm: Vm, request: () => number, unchanged: (errno: number) => void): number {
-  const nth = vm.task.failNth;
-  for (let n = 1; n < 100; n++) {
-    nth.remaining = n;
-    const errno = request();
-    const taken = nth.remaining === 0;
-    nth.remaining = 0;
-    if (!taken || errno === 0) {
-      expect(errno).toBe(0);
-      return n - 1;
-    }
-    // iommufd answers EFAULT for a copy to the program, ENOENT and EINVAL for a look-up.
-    expect([ENOMEM, EFAULT, ENOENT, EINVAL, ENODEV, ENOSPC]).toContain(errno);
-    unchanged(errno);
-  }
-  throw new Error('the request never succeeds');
-}
 
 describe('running out of memory behind an AMD IOMMU', () => {
   it.each([

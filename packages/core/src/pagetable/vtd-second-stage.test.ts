@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Ram } from '../memory/physical.ts';
+import { Tables } from './testing/tables.ts';
 import type { TableCache } from './walk.ts';
 import {
   SS_ENTRY,
@@ -29,34 +29,7 @@ function options(rest: Partial<SecondStageOptions> = {}): SecondStageOptions {
   };
 }
 
-/** Tables at 0x1000 (root), 0x2000, … downwards in level, each with its entry at index 0. */
-class Tables {
-  readonly ram = new Ram();
-  readonly walker = new SecondStageWalker(this.ram);
-
-  constructor() {
-    for (let page = 0; page < 16; page++) this.ram.add(page);
-  }
-
-  put(address: number, lo: number, hi = 0): this {
-    this.ram.store64(address, lo >>> 0, hi >>> 0);
-    return this;
-  }
-
-  get(address: number): number {
-    const out = new Uint32Array(2);
-    this.ram.load64(address, out);
-    return out[0]!;
-  }
-
-  chain(levels: number, leafLevel: number, lo: number, hi = 0, tableHi = 0): this {
-    for (let level = levels; level > leafLevel; level--) {
-      const at = 0x1000 + (levels - level) * 0x1000;
-      this.put(at, (at + 0x1000) | R | W, tableHi);
-    }
-    return this.put(0x1000 + (levels - leafLevel) * 0x1000, lo, hi);
-  }
-}
+const tables = (): Tables<SecondStageWalker> => new Tables(R | W, SecondStageWalker);
 
 describe('second-stage tables', () => {
   it('translate through 3, 4 and 5 levels to pages of three sizes', () => {
@@ -66,7 +39,7 @@ describe('second-stage tables', () => {
         [2, 0x20_0000 | PS],
         [3, 0x4000_0000 | PS],
       ] as const) {
-        const t = new Tables().chain(levels, level, leaf | R | W);
+        const t = tables().chain(levels, level, leaf | R | W);
         const config = secondStageConfig(options({ levels, inputBits: 57 }));
         expect(t.walker.walk(config, 0, 0x123, READ)).toBe(true);
         expect([t.walker.out, t.walker.leafBits, t.walker.rights]).toEqual([leaf & ~PS, 3 + 9 * level, 3]);
@@ -75,7 +48,7 @@ describe('second-stage tables', () => {
   });
 
   it('refuse addresses above the tables or the implementation', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | R | W);
+    const t = tables().chain(4, 1, 0x7000 | R | W);
     for (const [inputBits, levels, hi, lo, fits] of [
       [57, 3, 0x7f, 0xffff_ffff, true],
       [57, 3, 0x80, 0, false],
@@ -93,7 +66,7 @@ describe('second-stage tables', () => {
 
   it('map nothing where an entry, or all of them together, grant nothing', () => {
     const config = secondStageConfig(options());
-    const t = new Tables().chain(4, 1, 0x7000 | A);
+    const t = tables().chain(4, 1, 0x7000 | A);
     expect([t.walker.walk(config, 0, 0, 0), t.walker.fault]).toEqual([false, SS_FAULT.NOT_PRESENT]);
     t.put(0x4000, 0x7000 | R).put(0x2000, 0x3000 | W);
     expect([t.walker.walk(config, 0, 0, 0), t.walker.fault]).toEqual([false, SS_FAULT.NOT_PRESENT]);
@@ -104,7 +77,7 @@ describe('second-stage tables', () => {
 
   it('count IR and IW instead of R and W where asked', () => {
     const io = (SS_ENTRY.IR_HI | SS_ENTRY.IW_HI) >>> 0;
-    const t = new Tables().chain(4, 1, 0x7000, SS_ENTRY.IR_HI, io);
+    const t = tables().chain(4, 1, 0x7000, SS_ENTRY.IR_HI, io);
     const config = secondStageConfig(options({ ioReadWrite: true }));
     expect([t.walker.walk(config, 0, 0, READ), t.walker.rights]).toEqual([true, READ]);
     t.put(0x4000, 0x7000 | R | W);
@@ -123,20 +96,20 @@ describe('second-stage tables', () => {
       [4, 0x2000 | PS, 0, {}],
     ];
     for (const [level, lo, hi, rest] of cases) {
-      const t = new Tables().chain(4, level, lo | R, hi);
+      const t = tables().chain(4, level, lo | R, hi);
       expect(t.walker.walk(secondStageConfig(options(rest)), 0, 0, 0)).toBe(false);
       expect([t.walker.fault, t.walker.level]).toEqual([SS_FAULT.RESERVED, level]);
     }
   });
 
   it('set Accessed on the way and Dirty at writes, or fault where they may not', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | R | W);
+    const t = tables().chain(4, 1, 0x7000 | R | W);
     const config = secondStageConfig(options({ accessedDirty: true }));
     expect([t.walker.walk(config, 0, 0, READ), t.walker.clean]).toEqual([true, true]);
     expect([1, 2, 3, 4].map((page) => t.get(page * 0x1000) & (A | D))).toEqual([A, A, A, A]);
     expect([t.walker.walk(config, 0, 0, WRITE), t.walker.clean]).toEqual([true, false]);
     expect(t.get(0x4000) & D).toBe(D);
-    const blocked = new Tables().chain(4, 1, 0x7000 | R | W);
+    const blocked = tables().chain(4, 1, 0x7000 | R | W);
     const frozen = secondStageConfig(options({ accessedDirty: true, updates: false }));
     expect([blocked.walker.walk(frozen, 0, 0, 0), blocked.walker.fault]).toEqual([
       false,
@@ -145,13 +118,17 @@ describe('second-stage tables', () => {
   });
 
   it('tell which entry memory refused', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | R | W).put(0x2000, 0x99_0000 | R);
+    const t = tables()
+      .chain(4, 1, 0x7000 | R | W)
+      .put(0x2000, 0x99_0000 | R);
     expect(t.walker.walk(secondStageConfig(options()), 0, 0x8000, READ)).toBe(false);
     expect([t.walker.fault, t.walker.level, t.walker.fetchAddress]).toEqual([SS_FAULT.FETCH, 2, 0x99_0000]);
   });
 
   it('start from a cached table with the rights above it', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | R | W).put(0x1000, 0);
+    const t = tables()
+      .chain(4, 1, 0x7000 | R | W)
+      .put(0x1000, 0);
     const cache: TableCache = { baseHi: 0, baseLo: 0x4000, inherited: READ, find: () => 1, fill: () => {} };
     t.walker.cache = cache;
     const config = secondStageConfig(options());

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Ram } from '../memory/physical.ts';
+import { Tables } from './testing/tables.ts';
 import {
   X86_ENTRY,
   X86_FAULT,
@@ -30,35 +30,7 @@ function options(rest: Partial<X86Options> = {}): X86Options {
   };
 }
 
-/** Tables at 0x1000 (root), 0x2000, … downwards in level; each entry at index 0 unless `put` says otherwise. */
-class Tables {
-  readonly ram = new Ram();
-  readonly walker = new X86Walker(this.ram);
-
-  constructor() {
-    for (let page = 0; page < 16; page++) this.ram.add(page);
-  }
-
-  put(address: number, lo: number, hi = 0): this {
-    this.ram.store64(address, lo >>> 0, hi >>> 0);
-    return this;
-  }
-
-  get(address: number): number {
-    const out = new Uint32Array(2);
-    this.ram.load64(address, out);
-    return out[0]!;
-  }
-
-  /** Tables down to a leaf of `level`, all permissions, at index 0. */
-  chain(levels: number, leafLevel: number, leaf: number, hi = 0): this {
-    for (let level = levels; level > leafLevel; level--) {
-      const at = ROOT + (levels - level) * 0x1000;
-      this.put(at, (at + 0x1000) | P | RW | US);
-    }
-    return this.put(ROOT + (levels - leafLevel) * 0x1000, leaf, hi);
-  }
-}
+const tables = (): Tables<X86Walker> => new Tables(P | RW | US, X86Walker);
 
 describe('x86-64 page tables', () => {
   it('translate through 4 and 5 levels to pages of 4 KiB, 2 MiB and 1 GiB', () => {
@@ -68,7 +40,7 @@ describe('x86-64 page tables', () => {
         [2, 0x20_0000 | PS],
         [3, 0x4000_0000 | PS],
       ] as const) {
-        const t = new Tables().chain(levels, level, leaf | P | RW | US);
+        const t = tables().chain(levels, level, leaf | P | RW | US);
         expect(t.walker.walk(x86Config(options({ levels })), 0, 0x123, X86_PERM.UR, null)).toBe(true);
         expect(t.walker.leafBits).toBe(3 + 9 * level);
         expect(t.walker.out).toBe(leaf & ~PS);
@@ -78,7 +50,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('select the entry of every level by nine bits of the address', () => {
-    const t = new Tables();
+    const t = tables();
     t.put(0x1000 + 0x1ab * 8, 0x2000 | P | RW | US);
     t.put(0x2000 + 0x0cd * 8, 0x3000 | P | RW | US);
     t.put(0x3000 + 0x155 * 8, 0x4000 | P | RW | US);
@@ -93,7 +65,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('refuse addresses that are not canonical', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US);
     const four = x86Config(options());
     const five = x86Config(options({ levels: 5 }));
     for (const [config, hi] of [
@@ -113,7 +85,7 @@ describe('x86-64 page tables', () => {
 
   it('say at which level an entry is absent', () => {
     for (let level = 1; level <= 4; level++) {
-      const t = new Tables().chain(4, level, 0x7000 | RW | US | 0xf00);
+      const t = tables().chain(4, level, 0x7000 | RW | US | 0xf00);
       expect(t.walker.walk(x86Config(options()), 0, 0, 0, null)).toBe(false);
       expect([t.walker.fault, t.walker.level]).toEqual([X86_FAULT.NOT_PRESENT, level]);
     }
@@ -131,12 +103,12 @@ describe('x86-64 page tables', () => {
       [3, 0x4000, 0x8000_0000],
     ];
     for (const [level, lo, hi] of bad) {
-      const t = new Tables().chain(4, level, lo | P | RW | US, hi);
+      const t = tables().chain(4, level, lo | P | RW | US, hi);
       expect(t.walker.walk(config, 0, 0, 0, null)).toBe(false);
       expect([t.walker.fault, t.walker.level]).toEqual([X86_FAULT.RESERVED, level]);
     }
     // Bits 62:52 are ignored, the PAT bit of a large page is no address bit, bit 63 is XD.
-    const t = new Tables().chain(4, 2, 0x20_1000 | PS | P | RW | US, 0x7ff0_0000);
+    const t = tables().chain(4, 2, 0x20_1000 | PS | P | RW | US, 0x7ff0_0000);
     expect(t.walker.walk(config, 0, 0, 0, null)).toBe(true);
     expect([t.walker.out, t.walker.pat]).toEqual([0x20_0000, 4]);
   });
@@ -151,7 +123,7 @@ describe('x86-64 page tables', () => {
       [RW, RW | US, 0, X86_PERM.SR | X86_PERM.SW | X86_PERM.SX],
       [RW | US, RW | US, 1, read | X86_WRITE],
     ] as const) {
-      const t = new Tables().chain(4, 1, 0x7000 | P | lower, xd ? 0x8000_0000 : 0);
+      const t = tables().chain(4, 1, 0x7000 | P | lower, xd ? 0x8000_0000 : 0);
       t.put(0x2000, 0x3000 | P | upper);
       expect(t.walker.walk(x86Config(options()), 0, 0, 0, null)).toBe(true);
       expect(t.walker.permissions).toBe(granted);
@@ -159,7 +131,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('let supervisors write anywhere without write protection, and not execute user pages with SMEP', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | US);
+    const t = tables().chain(4, 1, 0x7000 | P | US);
     const lax = x86Permissions({ writeProtect: false, smep: true, noExecute: true });
     const config = x86Config(options({ permissions: lax }));
     expect(t.walker.walk(config, 0, 0, X86_PERM.SW, null)).toBe(true);
@@ -170,7 +142,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('set Accessed in every entry they use, Dirty in the last one at a write', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US | G);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US | G);
     const config = x86Config(options({ extendedAccessed: true }));
     expect(t.walker.walk(config, 0, 0, X86_PERM.UR, null)).toBe(true);
     expect([t.walker.clean, t.walker.global]).toEqual([true, true]);
@@ -182,10 +154,10 @@ describe('x86-64 page tables', () => {
   });
 
   it('leave the last entry alone where permission is missing, and tables too without Accessed', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | US);
+    const t = tables().chain(4, 1, 0x7000 | P | US);
     expect(t.walker.walk(x86Config(options()), 0, 0, X86_PERM.UW, null)).toBe(false);
     expect(t.get(0x4000) & (A | D)).toBe(0);
-    const plain = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const plain = tables().chain(4, 1, 0x7000 | P | RW | US);
     const off = x86Config(options({ accessed: false, dirty: false }));
     expect(plain.walker.walk(off, 0, 0, X86_PERM.UW, null)).toBe(true);
     for (let at = 0x1000; at <= 0x4000; at += 0x1000) expect(plain.get(at) & (A | D)).toBe(0);
@@ -193,16 +165,16 @@ describe('x86-64 page tables', () => {
 
   it('set Dirty for an ATS request that will write where it may', () => {
     const want = X86_PERM.UR | X86_PERM.UW;
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US);
     expect(t.walker.walk(x86Config(options()), 0, 0, 0, null, want)).toBe(true);
     expect(t.get(0x4000) & D).toBe(D);
-    const readOnly = new Tables().chain(4, 1, 0x7000 | P | US);
+    const readOnly = tables().chain(4, 1, 0x7000 | P | US);
     expect(readOnly.walker.walk(x86Config(options()), 0, 0, 0, null, want)).toBe(true);
     expect(readOnly.get(0x4000) & D).toBe(0);
   });
 
   it('tell a refused load from a refused update', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US);
     t.put(0x3000, 0x99_0000 | P | RW | US);
     expect(t.walker.walk(x86Config(options()), 0, 0, 0, null)).toBe(false);
     expect([t.walker.fault, t.walker.level, t.walker.fetchAddress]).toEqual([X86_FAULT.FETCH, 1, 0x99_0000]);
@@ -218,7 +190,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('fault where a flag must be set and may not be, and go on where it is set already', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US | A | D);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US | A | D);
     const config = x86Config(options({ updates: false }));
     expect(t.walker.walk(config, 0, 0, X86_PERM.UW, null)).toBe(false);
     expect([t.walker.fault, t.walker.level]).toEqual([X86_FAULT.UPDATE_BLOCKED, 4]);
@@ -227,7 +199,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('resolve the address of every entry through the space they lie in', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US);
     const seen: [number, boolean][] = [];
     const space = (writable: boolean): TableSpace & { descriptorHi: number; descriptorLo: number } => ({
       descriptorHi: 0,
@@ -249,7 +221,7 @@ describe('x86-64 page tables', () => {
   });
 
   it('start from a cached table, with the permissions above it', () => {
-    const t = new Tables().chain(4, 1, 0x7000 | P | RW | US);
+    const t = tables().chain(4, 1, 0x7000 | P | RW | US);
     t.put(0x2000, 0x3000 | P | US);
     const known = new Map<number, { level: number; baseHi: number; baseLo: number; inherited: number }>();
     const cache: TableCache = {

@@ -1,15 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
-import { EFAULT, EINVAL, ENOENT, ENOMEM } from '../../abi/errno.ts';
 import * as abi from '../../abi/iommufd.ts';
 import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/attach.ts';
 import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
+import { failEverywhere } from '../testing/fail-nth.ts';
 import { IPA, TestMachine, TestVm, VA } from './testing/machine.ts';
 import { guestSte, GuestTables, STE_BYPASS, writeGuestCd } from './testing/program.ts';
-
-// Linux's fault injection: the nth chance to fail is taken, for every n that there is. What fails leaves everything as it
-// was.
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 
@@ -25,26 +22,6 @@ function vmWithStage1(): { vm: TestVm; tables: GuestTables } {
   return { vm, tables };
 }
 
-/** Fails `request` at every point in turn; answers at how many it could fail before it succeeded. */
-function failEverywhere(vm: TestVm, request: () => number, unchanged: () => void): number {
-  const nth = (vm.program.task as { failNth: { remaining: number } }).failNth;
-  for (let n = 1; n < 100; n++) {
-    nth.remaining = n;
-    const errno = request();
-    const taken = nth.remaining === 0;
-    nth.remaining = 0;
-    // What only tidies up may fail without anybody noticing.
-    if (!taken || errno === 0) {
-      expect(errno).toBe(0);
-      return n - 1;
-    }
-    // iommufd answers EFAULT for a copy to the program, ENOENT and EINVAL for a look-up.
-    expect([ENOMEM, EFAULT, ENOENT, EINVAL]).toContain(errno);
-    unchanged();
-  }
-  throw new Error('the request never succeeds');
-}
-
 describe('running out of memory', () => {
   it.each([
     ['a stage 1 domain', 0],
@@ -57,7 +34,7 @@ describe('running out of memory', () => {
     vm.program.map(ioas, VA, IPA, 0x4000n);
     const before = physical.ram.size;
     const points = failEverywhere(
-      vm,
+      vm.program,
       () => {
         vm.program.hwpt(vm.bound.id, ioas, flags);
         return vm.program.errno;
@@ -73,7 +50,7 @@ describe('running out of memory', () => {
     writeGuestCd(vm.memory, cd, tables, 2);
     const other = vm.program.nested(vm.bound.id, vm.viommu, guestSte(cd));
     const points = failEverywhere(
-      vm,
+      vm.program,
       () => vm.machine.attach(vm.program, vm.bound, other),
       () => expect(vm.read(0x1000n, 4)).toBe('text'),
     );
@@ -85,7 +62,7 @@ describe('running out of memory', () => {
     const { vm } = vmWithStage1();
     const own = vm.program.hwpt(vm.bound.id, vm.ioas);
     const points = failEverywhere(
-      vm,
+      vm.program,
       () => vm.machine.attach(vm.program, vm.bound, own),
       () => expect(vm.read(0x1000n, 4)).toBe('text'),
     );
@@ -100,7 +77,7 @@ describe('running out of memory', () => {
     const vm = new TestVm(machine, machine.device(0x20), 0x99);
     const own = vm.program.hwpt(vm.bound.id, vm.ioas, abi.IOMMU_HWPT_ALLOC_PASID);
     const points = failEverywhere(
-      vm,
+      vm.program,
       () => machine.attach(vm.program, vm.bound, own, 3),
       () => expect([vm.device.ssidsInUse, vm.device.cdTableInSte]).toEqual([false, false]),
     );
@@ -119,15 +96,15 @@ describe('running out of memory', () => {
       return vm.program.errno;
     };
     const same = (): void => expect(vm.read(0x1000n, 4)).toBe('text');
-    expect(failEverywhere(vm, nested, same)).toBeGreaterThan(2);
-    expect(failEverywhere(vm, viommu, same)).toBeGreaterThan(2);
+    expect(failEverywhere(vm.program, nested, same)).toBeGreaterThan(2);
+    expect(failEverywhere(vm.program, viommu, same)).toBeGreaterThan(2);
   });
 
   it('while commands are forwarded sends none of them', () => {
     const { vm } = vmWithStage1();
     vm.machine.commands.length = 0;
     failEverywhere(
-      vm,
+      vm.program,
       () => {
         vm.program.invalidate(vm.viommu, [[0x30n, 0n]]);
         return vm.program.errno;

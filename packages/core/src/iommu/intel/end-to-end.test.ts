@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { EFAULT, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP } from '../../abi/errno.ts';
+import { EFAULT, EINVAL, EIO, EOPNOTSUPP } from '../../abi/errno.ts';
 import * as abi from '../../abi/iommufd.ts';
 import {
   iommu_hw_info_vtd,
@@ -12,6 +12,7 @@ import { Kernel } from '../../machine/kernel.ts';
 import { partsOf } from '../../machine/testing/vendors.ts';
 import { GUEST, Vm, type DriverData, type Passed } from '../../machine/testing/vm.ts';
 import { BUFFER, PAGE } from '../../iommufd/testing/program.ts';
+import { failEverywhere } from '../testing/fail-nth.ts';
 import { GuestTables } from './guest-tables.ts';
 
 // A program's requests, from the ioctl to the bytes that a device reads.
@@ -161,26 +162,6 @@ describe('a program with a device behind VT-d', () => {
 });
 
 describe('running out of memory', () => {
-  /** Fails `request` at every point in turn; answers at how many it could fail before it succeeded. */
-  function failEverywhere(vm: Vm, request: () => number, unchanged: (errno: number) => void): number {
-    const nth = vm.task.failNth;
-    for (let n = 1; n < 100; n++) {
-      nth.remaining = n;
-      const errno = request();
-      const taken = nth.remaining === 0;
-      nth.remaining = 0;
-      if (!taken || errno === 0) {
-        expect(errno).toBe(0);
-        return n - 1;
-      }
-      // iommufd answers EFAULT for a copy to the program, ENOENT and EINVAL for a look-up; a PASID table that cannot be
-      // had is ENODEV.
-      expect([ENOMEM, EFAULT, ENOENT, EINVAL, ENODEV]).toContain(errno);
-      unchanged(errno);
-    }
-    throw new Error('the request never succeeds');
-  }
-
   it.each([
     ['a first stage', 0],
     ['a nest parent', abi.IOMMU_HWPT_ALLOC_NEST_PARENT],

@@ -1,7 +1,7 @@
 // What a header declares, so that nothing of it is left out of the descriptions by accident.
 
 /** Of vfio.h: devices that viommu does not have. The rest of each header is described whole. */
-export const LEFT_OUT = [
+const LEFT_OUT = [
   // Include guards.
   /^\w*_H$/,
   /GFX|gfx/,

@@ -97,7 +97,7 @@ export function releaseAccess(access: Access, pin?: InternalPin): void {
 }
 
 /** iommufd_access_change_ioas() to an IOAS. */
-export function attachAccess(access: Access, ioas: Ioas): void {
+function attachAccess(access: Access, ioas: Ioas): void {
   if (access.ioas === ioas) return;
   ioas.iopt.addAccess(access);
   releaseAccess(access);

@@ -4,7 +4,7 @@ import { PAGE, U64_MAX } from './memory.ts';
 // The paging domains of the mock IOMMU: drivers/iommu/iommufd/selftest.c over the page table of
 // drivers/iommu/generic_pt/fmt/amdv1.h with a granule of 2 KiB. A domain is a set of leaf entries.
 
-export const GRANULE = 2048n;
+const GRANULE = 2048n;
 
 interface Entry {
   readonly iova: bigint;

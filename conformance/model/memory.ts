@@ -10,7 +10,7 @@ export const U64_MAX = (1n << 64n) - 1n;
 const PRIVATE_BASE = 2 ** 40;
 const FILE_BASE = 2 ** 50;
 /** The largest file: the frames of a larger one would not be one aligned block. */
-export const FILE_BYTES_MAX = 2 ** 21;
+const FILE_BYTES_MAX = 2 ** 21;
 
 /** `a + b` in 64 bits, or null where that overflows: check_add_overflow(). */
 export function add(a: bigint, b: bigint): bigint | null {

@@ -11,7 +11,7 @@ export const VIOMMU = 6;
 export const FAULT = 8;
 export const NESTED = 9;
 /** The id of the domain that the device had at first. */
-export const VEVENTQ = 4;
+const VEVENTQ = 4;
 export const OTHER_IOAS = 10;
 export const OTHER_SELFTEST = 11;
 export const OTHER_DEVICE = 12;

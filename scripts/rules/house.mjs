@@ -3,7 +3,7 @@
 import { isTest } from './layers.mjs';
 import { lineAt } from './source.mjs';
 
-export const LINES_MAX = 600;
+const LINES_MAX = 600;
 
 /**
  * @typedef {{ line: number, message: string }} Problem

@@ -20,7 +20,7 @@ function rowOf(op: IoctlOp, { version }: Profile): string[] {
 }
 
 /** The support matrix of one kernel, from the dispatch table: Linux's requests, and those of `uapis`. */
-export function ioctlMatrix(profile: Profile, uapis: readonly TrialUapi[] = []): string {
+function ioctlMatrix(profile: Profile, uapis: readonly TrialUapi[] = []): string {
   const trial = TRIAL_OPS.filter((op) => uapis.some((uapi) => uapi === op.uapi));
   const rows = [HEAD, ...[...IOCTL_OPS, ...trial].map((op) => rowOf(op, profile))];
   const widths = HEAD.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));

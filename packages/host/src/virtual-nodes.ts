@@ -5,9 +5,9 @@ import { statSync } from 'node:fs';
 // `process` is the global one here and everywhere in what the command line runs: importing from node:process makes
 // streams of descriptors 0 to 2, and a terminal that the program shares would be in non-blocking mode from then on.
 
-export const S_IFMT = 0o170000;
+const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
-export const S_IFCHR = 0o020000;
+const S_IFCHR = 0o020000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
 

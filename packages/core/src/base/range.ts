@@ -11,8 +11,3 @@ export function lastByte(start: bigint, length: bigint): bigint | null {
   const last = start + length - 1n;
   return last > U64_MAX ? null : last;
 }
-
-/** True when the two inclusive ranges share a byte. */
-export function overlaps(a: Range, b: Range): boolean {
-  return a.start <= b.last && b.start <= a.last;
-}

@@ -1,18 +1,5 @@
-// The one place where 64-bit quantities change their form. A u64 that crosses an interface is a bigint of one of the
-// branded types below; hot code takes it apart once, at its door, into two u32 or a page number (2^52, exact in a
-// number).
-
-declare const brand: unique symbol;
-type Branded<Name extends string> = bigint & { readonly [brand]?: Name };
-
-/** An I/O virtual address, in bytes. */
-export type Iova = Branded<'iova'>;
-/** An address in a process, in bytes. */
-export type UserVa = Branded<'user-va'>;
-/** An address in the machine's physical address space, in bytes. */
-export type PhysAddr = Branded<'phys'>;
-/** A number of bytes. */
-export type Length = Branded<'length'>;
+// The one place where 64-bit quantities change their form. A u64 that crosses an interface is a bigint; hot code takes it
+// apart once, at its door, into two u32 or a page number (2^52, exact in a number).
 
 export const U64_MAX = 0xffff_ffff_ffff_ffffn;
 export const PAGE_SHIFT = 12;
@@ -72,11 +59,6 @@ export function exact(value: bigint): number {
 /** A number as a u64. */
 export function big(value: number): bigint {
   return BigInt(value);
-}
-
-/** The number a bigint is nearest to; for progress and statistics only. */
-export function approximate(value: bigint): number {
-  return Number(value);
 }
 
 /** `value` modulo 2^64. */

@@ -50,7 +50,7 @@ const TEST_LAYOUTS: Readonly<Record<number, AnyStruct>> = {
 const TEST_NAMES = new Map(Object.entries(test.iommu_test_op).map(([name, op]) => [op as number, name]));
 
 /** The name of a request that the dispatch table does not have. */
-export function foreignName(cmd: number): string {
+function foreignName(cmd: number): string {
   return VFIO_NAMES[cmd] ?? `ioctl ;0x${IOC_NR(cmd).toString(16).padStart(2, '0')}`;
 }
 

@@ -7,17 +7,12 @@ import {
   AmdV1Walker,
   amdV1Config,
   amdV1InWidth,
-  amdV1LevelBits,
   amdV1OutputHi,
   amdV1SizedBits,
 } from './amd-v1.ts';
 import { type TableCache, aboveLo, addressOf } from './walk.ts';
 
 describe('addresses', () => {
-  it('§2.2.3, table 15: a level resolves nine bits above a page', () => {
-    expect([1, 2, 3, 4, 5, 6].map(amdV1LevelBits)).toEqual([12, 21, 30, 39, 48, 57]);
-  });
-
   it.each([1, 2, 3, 4, 5, 6])('§2.2.3: Mode %i resolves 12 bits and nine per level', (mode) => {
     const config = amdV1Config({ mode, root: 0, accessed: false, dirty: false });
     for (let bit = 12; bit < 64; bit++) {

@@ -48,7 +48,7 @@ export const AMD_V1_ENTRY = {
 /** Next Level of a leaf: the size of the level, or the size that the address field says. */
 export const NEXT_LEVEL_LEAF = 0;
 export const NEXT_LEVEL_SIZED = 7;
-export const AMD_V1_LEVELS_MAX = 6;
+const AMD_V1_LEVELS_MAX = 6;
 
 /** Bits 60:52 of a directory entry and 58:52 of a leaf, in the upper word. */
 const DIRECTORY_RESERVED_HI = 0x1ff0_0000;
@@ -91,11 +91,6 @@ export function amdV1Config(options: AmdV1Options): AmdV1Config {
     accessedBits: accessed ? AMD_V1_ENTRY.A : 0,
     dirtyBits: dirty ? AMD_V1_ENTRY.D : 0,
   };
-}
-
-/** log2 of the bytes that an entry of `level` resolves: 12 at level 1. */
-export function amdV1LevelBits(level: number): number {
-  return 3 + 9 * level;
 }
 
 /** False where the address has bits that the levels do not resolve: it must not alias a lower one. */

@@ -13,7 +13,7 @@ export const NORMAL_WB = 0xff;
 /** IHI 0070G.b §13.1.3: what a transaction has that comes without attributes. */
 export const DEFAULT_INPUT = NORMAL_WB | (SH.NON << 8);
 
-export function isDevice(attributes: number): boolean {
+function isDevice(attributes: number): boolean {
   return (attributes & 0xf0) === 0;
 }
 

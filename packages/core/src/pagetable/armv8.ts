@@ -23,7 +23,6 @@ export type WalkFault = (typeof WALK_FAULT)[keyof typeof WALK_FAULT];
 export const PERM = { PR: 1, PW: 2, PX: 4, UR: 8, UW: 16, UX: 32 } as const;
 export const PERM_READ = PERM.PR | PERM.UR;
 export const PERM_WRITE = PERM.PW | PERM.UW;
-export const PERM_EXECUTE = PERM.PX | PERM.UX;
 
 // Descriptor bits, by the word they lie in: lo is 31:0, hi is 63:32.
 export const DESC_VALID = 1;

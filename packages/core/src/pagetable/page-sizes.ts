@@ -3,13 +3,6 @@
 /** Powers of two: `2 ** n` costs as much as a look into memory does. */
 export const POW2: Readonly<Float64Array> = Float64Array.from({ length: 64 }, (_, n) => 2 ** n);
 
-/** The sizes of a bitmap such as IDR5 makes. */
-export function pageSizesOf(bitmap: bigint): number[] {
-  const sizes: number[] = [];
-  for (let bit = 0; bit < 64; bit++) if ((bitmap >> BigInt(bit)) & 1n) sizes.push(bit);
-  return sizes;
-}
-
 export function pageBitmap(sizes: readonly number[]): bigint {
   return sizes.reduce((bitmap, bits) => bitmap | (1n << BigInt(bits)), 0n);
 }

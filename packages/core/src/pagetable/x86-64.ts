@@ -31,7 +31,6 @@ export type X86Fault = (typeof X86_FAULT)[keyof typeof X86_FAULT];
 export const X86_PERM = { SR: 1, SW: 2, SX: 4, UR: 8, UW: 16, UX: 32 } as const;
 export const X86_READ = X86_PERM.SR | X86_PERM.UR;
 export const X86_WRITE = X86_PERM.SW | X86_PERM.UW;
-export const X86_EXECUTE = X86_PERM.SX | X86_PERM.UX;
 
 /** Bits of an entry, by the word they lie in. */
 export const X86_ENTRY = {

@@ -55,12 +55,6 @@ export function pciDisablePri(pci: PciFunction): void {
   pci.writeConfig(at + PCI_PRI_CTRL, 2, control & ~PCI_PRI_CTRL_ENABLE);
 }
 
-/** pci_max_pasids(): 0 without the capability. */
-export function pciMaxPasids(pci: PciFunction): number {
-  const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PASID);
-  return at === 0 ? 0 : 2 ** ((pci.readConfig(at + PCI_PASID_CAP, 2) >>> 8) & 0x1f);
-}
-
 /** pci_pasid_features(), and pci_enable_pasid() with all of them. */
 export function pciEnablePasid(pci: PciFunction): { pasidExec: boolean; pasidPriv: boolean } {
   const at = pci.config.extendedCapability(PCI_EXT_CAP_ID_PASID);

@@ -13,7 +13,7 @@ import { partsOf } from '../../machine/testing/vendors.ts';
 import { GUEST, Vm, type DriverData, type Passed } from '../../machine/testing/vm.ts';
 import { BUFFER, PAGE } from '../../iommufd/testing/program.ts';
 import { failEverywhere } from '../testing/fail-nth.ts';
-import { GuestTables } from './guest-tables.ts';
+import { GuestTables } from './testing/guest-tables.ts';
 
 // A program's requests, from the ioctl to the bytes that a device reads.
 

@@ -13,7 +13,7 @@ import { IOMMU_READ } from '../driver.ts';
 import type { IntelPagingDomain } from './driver/paging-domain.ts';
 import { PASID_ENTRY } from './spec/pasid.ts';
 import { readField, readField64 } from '../../base/bit-fields.ts';
-import { GuestTables } from './guest-tables.ts';
+import { GuestTables } from './testing/guest-tables.ts';
 import { bytesOf, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
 
 const GVA = 0x12_3456_7000n;

@@ -4,7 +4,7 @@ import { Kernel } from '../../machine/kernel.ts';
 import type { Descriptor } from './driver/descriptors.ts';
 import type { IntelNestedDomain } from './driver/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/paging-domain.ts';
-import { GuestTables } from './guest-tables.ts';
+import { GuestTables } from './testing/guest-tables.ts';
 import { DESC } from './spec/invalidation.ts';
 import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
 

@@ -7,7 +7,7 @@ import { StaleLeaves } from '../testing/stale-leaves.ts';
 import type { DmarDomain } from './driver/domain-base.ts';
 import type { IntelNestedDomain } from './driver/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/paging-domain.ts';
-import { GuestTables } from './guest-tables.ts';
+import { GuestTables } from './testing/guest-tables.ts';
 import { DESC, DEV_TLB_INV_DSC, IOTLB_INV_DSC, P_DEV_TLB_INV_DSC } from './spec/invalidation.ts';
 import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
 

@@ -12,7 +12,7 @@ import { fillHwInfo } from '../device.ts';
 const numbered = new WeakMap<Kernel, PhysicalIommu[]>();
 
 /** The number of a physical IOMMU in its machine. */
-export function piommuId(kernel: Kernel, iommu: PhysicalIommu): number {
+function piommuId(kernel: Kernel, iommu: PhysicalIommu): number {
   const known = numbered.get(kernel) ?? [];
   numbered.set(kernel, known);
   const at = known.indexOf(iommu);

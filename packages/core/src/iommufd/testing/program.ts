@@ -26,7 +26,7 @@ export const BUFFER = 0x10000n;
 const BUFFER_BYTES = 0x10000n;
 /** What a program maps: private memory, each page of it for itself. */
 export const ARENA = 0x1_0000_0000n;
-export const ARENA_BYTES = 0x20_0000n;
+const ARENA_BYTES = 0x20_0000n;
 
 /** The lowest IOVA of the mock's domains. */
 export const APERTURE = mock.MOCK_APERTURE_START;

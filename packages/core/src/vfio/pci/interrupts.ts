@@ -1,12 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EBUSY, EINVAL, ENODEV, ERANGE } from '../../abi/errno.ts';
-import {
-  VFIO_PCI_INTX_IRQ_INDEX,
-  VFIO_PCI_MSI_IRQ_INDEX,
-  VFIO_PCI_MSIX_IRQ_INDEX,
-  VFIO_PCI_NUM_IRQS,
-} from '../../abi/vfio.ts';
+import { VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX } from '../../abi/vfio.ts';
 import type { Eventfd, Process } from '../../memory/process.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import {
@@ -44,12 +39,6 @@ const TYPES: Readonly<Record<number, InterruptType>> = {
 /** The type that an index of VFIO_DEVICE_SET_IRQS names. */
 export function interruptType(index: number): InterruptType {
   return TYPES[index] ?? 'none';
-}
-
-/** Which index stands for a type; VFIO_PCI_NUM_IRQS for none. */
-export function interruptIndex(type: InterruptType): number {
-  const found = Object.entries(TYPES).find(([, name]) => name === type);
-  return found === undefined ? VFIO_PCI_NUM_IRQS : Number.parseInt(found[0], 10);
 }
 
 /** INTx while it is in use: struct vfio_pci_irq_ctx. */

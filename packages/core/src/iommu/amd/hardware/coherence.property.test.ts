@@ -3,6 +3,7 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
+import { LONG } from '../../../base/testing/long.ts';
 import { hi32, lo32 } from '../../../base/u64.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
 import { AmdIommu } from './amd-iommu.ts';
@@ -18,10 +19,6 @@ import {
   invalidatePages,
   pte,
 } from './testing/rig.ts';
-
-const long =
-  (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===
-  '1';
 
 const GUEST = BASIC | CONTROL.GTEn.inPlace;
 const BLOCK = 0x20_0000n;
@@ -260,7 +257,7 @@ it('caches are coherent with software that invalidates', () => {
         sweep(system, flags.next().value!);
       },
     ),
-    { numRuns: long ? 10_000 : 100 },
+    { numRuns: LONG ? 10_000 : 100 },
   );
   expect(hits / accesses).toBeGreaterThan(0.3);
 }, 3_600_000);
@@ -332,6 +329,6 @@ it('caches keep what they have until a command names it', () => {
         rig.events();
       }
     }),
-    { numRuns: long ? 30_000 : 300 },
+    { numRuns: LONG ? 30_000 : 300 },
   );
 }, 3_600_000);

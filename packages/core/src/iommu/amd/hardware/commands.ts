@@ -204,7 +204,7 @@ export class Commands {
  * log2 of the bytes that S and Address of a command say (table 14): 12 with S == 0, else twice the unit of the lowest
  * clear bit from bit 12 on; 64 for the whole address space. S and Address are at the same place in all commands.
  */
-export function invalidationSize(words: Uint32Array): number {
+function invalidationSize(words: Uint32Array): number {
   if ((words[2]! & 1) === 0) return 12;
   const low = ~(words[2]! >>> 12) & 0xf_ffff;
   if (low !== 0) return 44 - Math.clz32(low & -low);

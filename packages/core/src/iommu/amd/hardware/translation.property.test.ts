@@ -4,19 +4,16 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
+import { LONG } from '../../../base/testing/long.ts';
 import { decode, encode } from '../../../base/bit-fields.ts';
 import { hi32, lo32, u64 } from '../../../base/u64.ts';
-import type { PhysicalMemory } from '../../../memory/physical.ts';
+import { HashedMemory, type Random } from '../../../pagetable/testing/hashed-memory.ts';
 import { DTE } from '../spec/dte.ts';
 import { HARDWARE_ERROR_RECORD, IO_PAGE_FAULT_RECORD } from '../spec/events.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
 import { AmdIommu } from './amd-iommu.ts';
 import { amdIommuConfig } from './config.ts';
 import { eventName } from './events.ts';
-
-const long =
-  (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===
-  '1';
 
 const field = (value: bigint, msb: number, lsb: number): bigint =>
   (value >> BigInt(lsb)) & ((1n << BigInt(msb - lsb + 1)) - 1n);
@@ -26,30 +23,15 @@ const GUEST_TABLE = 0;
 const GCR3_TABLE = 7;
 const DEVICE_TABLE = 2 ** 45;
 
-class HashedMemory implements PhysicalMemory {
-  readonly stored = new Map<bigint, bigint>();
-  readonly #seed: number;
-
-  constructor(seed: number) {
-    this.#seed = seed;
+class Tables extends HashedMemory {
+  override refuses(address: bigint, store = false): boolean {
+    return !store && address < BigInt(DEVICE_TABLE) && (address >> 12n) % 131n === 17n;
   }
 
-  #random(of: bigint): Random {
-    let state = (Number(of % 0xffff_fffbn) ^ this.#seed) >>> 0;
-    return (below) => {
-      state = (state + 0x6d2b_79f5) >>> 0;
-      let t = Math.imul(state ^ (state >>> 15), 1 | state);
-      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-      return ((t ^ (t >>> 14)) >>> 0) % below;
-    };
-  }
-
-  word(address: bigint): bigint {
-    const stored = this.stored.get(address);
-    if (stored !== undefined) return stored;
+  protected override untouched(address: bigint): bigint {
     // The entries of a page of Next Level 7 are all alike: 2^group of them in a table.
-    const group = this.#seed % 2 === 0 ? 0 : this.#random(address >> 12n)(9);
-    const random = this.#random((address >> BigInt(3 + group)) << BigInt(3 + group));
+    const group = this.seed % 2 === 0 ? 0 : this.random(address >> 12n)(9);
+    const random = this.random((address >> BigInt(3 + group)) << BigInt(3 + group));
     const kind = Number(field(address, 14, 12));
     const page = (of: number): bigint => (BigInt(random(1 << 25)) << 15n) | (BigInt(of) << 12n);
     if (kind === GUEST_TABLE) return guestEntry(random, page);
@@ -59,34 +41,7 @@ class HashedMemory implements PhysicalMemory {
     }
     return hostEntry(kind, group, group === 0 ? Number(field(address, 5, 3)) : 0, random, page);
   }
-
-  refuses(address: bigint): boolean {
-    return address < BigInt(DEVICE_TABLE) && (address >> 12n) % 131n === 17n;
-  }
-
-  load64(pa: number, out: Uint32Array): boolean {
-    if (this.refuses(BigInt(pa))) return false;
-    const value = this.word(BigInt(pa));
-    out[0] = lo32(value);
-    out[1] = hi32(value);
-    return true;
-  }
-
-  store64(pa: number, lo: number, hi: number): boolean {
-    this.stored.set(BigInt(pa), u64(hi, lo));
-    return true;
-  }
-
-  /** The 64 bits of a value: Node 20's compiler sometimes takes bit 63 of a bigint for its sign. */
-  put(address: bigint, value: bigint): void {
-    this.stored.set(address, u64(hi32(value), lo32(value)));
-  }
-
-  read = (): boolean => false;
-  write = (): boolean => false;
 }
-
-type Random = (below: number) => number;
 
 function guestEntry(random: Random, page: (kind: number) => bigint): bigint {
   let entry = page(GUEST_TABLE) | 7n | BigInt(random(32) << 3);
@@ -448,7 +403,7 @@ it('every translation and every fault is that of a plain one, and so are the fla
   fc.assert(
     fc.property(cases, (c) => {
       fc.pre(c.pasid !== null || c.address >> 20n !== 0xfeen);
-      const [one, other] = [new HashedMemory(c.seed), new HashedMemory(c.seed)];
+      const [one, other] = [new Tables(c.seed), new Tables(c.seed)];
       const outcome = plain(one, c);
       const addressable = isFault(outcome) || outcome.pa >> 52n === 0n;
       const got = model(other, c);
@@ -461,7 +416,7 @@ it('every translation and every fault is that of a plain one, and so are the fla
       const key = `${c.gv && c.gten && (c.giov || c.pasid !== null) ? 'guest' : 'host'} ${kind}`;
       seen.set(key, (seen.get(key) ?? 0) + 1);
     }),
-    { numRuns: long ? 300_000 : 3_000 },
+    { numRuns: LONG ? 300_000 : 3_000 },
   );
   expect(seen.get('host found') ?? 0).toBeGreaterThan(100);
   expect(seen.get('guest found') ?? 0).toBeGreaterThan(30);

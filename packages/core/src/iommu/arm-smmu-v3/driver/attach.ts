@@ -54,7 +54,7 @@ export function attachState(
 }
 
 /** arm_smmu_master_build_invs(): what must be invalidated for a device when a domain changes. Sorted. */
-export function buildInvalidations(
+function buildInvalidations(
   master: ArmSmmuMaster,
   ats: boolean,
   ssid: number,

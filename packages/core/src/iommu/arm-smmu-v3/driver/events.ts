@@ -109,7 +109,7 @@ const HANDLED: ReadonlySet<number> = new Set([
 ]);
 
 /** arm_smmu_handle_event(): what nobody takes is logged by the caller. */
-export function handleEvent(smmu: ArmSmmu, words: Uint32Array): Result<void> {
+function handleEvent(smmu: ArmSmmu, words: Uint32Array): Result<void> {
   const type = readField(EVENT_RECORD.Type, words);
   if (!HANDLED.has(type)) return fail(EOPNOTSUPP, 'an event of a type that nobody handles');
   const sid = readField(EVENT_RECORD.StreamID, words);

@@ -34,7 +34,7 @@ export function isAts(inv: Invalidation): boolean {
 }
 
 /** arm_smmu_inv_cmp() */
-export function compareInvalidations(a: Invalidation, b: Invalidation): number {
+function compareInvalidations(a: Invalidation, b: Invalidation): number {
   if (a.smmu !== b.smmu) return a.smmu.index - b.smmu.index;
   if (a.type !== b.type) return a.type - b.type;
   if (a.id !== b.id) return a.id - b.id;

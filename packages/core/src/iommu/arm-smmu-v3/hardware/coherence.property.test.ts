@@ -3,15 +3,12 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
+import { LONG } from '../../../base/testing/long.ts';
 import { STE_CONFIG } from '../spec/ste.ts';
 import type { TestMemory } from '../../testing/memory.ts';
 import { AT, Rig, command } from './rules/rig.ts';
 import type { Leaf, Tables } from './rules/tables.ts';
 import type { Outcome } from './transaction.ts';
-
-const long =
-  (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===
-  '1';
 
 const VMID = { one: 7, nested: 8 } as const;
 const BLOCK = 0x20_0000n;
@@ -203,7 +200,7 @@ it('caches are coherent with software that invalidates', () => {
       }
       sweep(system, flags.next().value!);
     }),
-    { numRuns: long ? 20_000 : 200 },
+    { numRuns: LONG ? 20_000 : 200 },
   );
   expect(hits / accesses).toBeGreaterThan(0.3);
 }, 3_600_000);

@@ -1,8 +1,6 @@
 // Transactions that wait for software (§3.12.2): those whose event is recorded, by Stall Tag, and those whose event
 // could not be recorded yet, which are tried again when it can be.
 
-import { readField } from '../../../base/bit-fields.ts';
-import { EVENT_RECORD } from '../spec/events.ts';
 import type { EventQueue } from './event-queue.ts';
 import { translationEvent, type AccessAttributes } from './events.ts';
 import type { Outcome, Stalled, StalledTransaction, Terminated, Transaction } from './transaction.ts';
@@ -132,9 +130,4 @@ export class Stalls {
   get size(): number {
     return this.#recorded.size + this.#unrecorded.length;
   }
-}
-
-/** The Stall Tag of a record, or null where it belongs to a terminated transaction. */
-export function stallTagOf(words: Uint32Array): number | null {
-  return readField(EVENT_RECORD.Stall, words) === 0 ? null : readField(EVENT_RECORD.STAG, words);
 }

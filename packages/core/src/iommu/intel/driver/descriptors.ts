@@ -23,7 +23,7 @@ export function contextCache(granularity: number, did: number, sid: number): Des
 export const CONTEXT_GLOBAL = contextCache(CONTEXT_GRANULARITY.GLOBAL, 0, 0);
 
 /** qi_flush_pasid_cache() */
-export function pasidCache(granularity: number, did: number, pasid: number): Descriptor {
+function pasidCache(granularity: number, did: number, pasid: number): Descriptor {
   return [(DESC.PC_INV | (granularity << 4) | (did << 16)) >>> 0, pasid, 0, 0];
 }
 export const PASID_CACHE_GLOBAL = pasidCache(PASID_CACHE_GRANULARITY.GLOBAL, 0, 0);

@@ -3,15 +3,13 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { LONG } from '../../../base/testing/long.ts';
 import { SM_CONTEXT_ENTRY_BYTES } from '../spec/context.ts';
 import { PASID_ENTRY_BYTES, PGTT } from '../spec/pasid.ts';
 import { AT, DATA, RID, Rig, VA, descriptor } from './rules/rig.ts';
 import type { Tables } from './rules/tables.ts';
 
-const long =
-  (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env['VIOMMU_LONG'] ===
-  '1';
-const runs = long ? 10_000 : 100;
+const runs = LONG ? 10_000 : 100;
 
 const { cc, pc, iotlb, pIotlb } = descriptor;
 const PAGE = 0x1000n;

@@ -46,7 +46,7 @@ export function bytesOf(text: string): Uint8Array {
 }
 
 /** A descriptor as a person reads it: what it empties, and of whom. Waits without anything of their own are left out. */
-export function describeDescriptor(words: readonly number[]): string | null {
+function describeDescriptor(words: readonly number[]): string | null {
   const get = (field: Field): number => readField(field, words);
   const address = (field: Field): string => hex(BigInt(get(field)) << 12n);
   switch (words[0]! & 0xf) {

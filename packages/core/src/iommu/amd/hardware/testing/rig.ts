@@ -329,7 +329,7 @@ export function invalidatePages(
 }
 
 /** Table 14: the lowest clear bit above bit 11 says the size. */
-export function sizedAddress(address: bigint, size: number): bigint {
+function sizedAddress(address: bigint, size: number): bigint {
   if (size === 64) return 0x7fff_ffff_ffff_f000n;
   if (size === 12) return address;
   return sized(address & ~((1n << BigInt(size)) - 1n), size);

@@ -1,4 +1,4 @@
-import type { PhysicalMemory } from '../../memory/physical.ts';
+import type { PhysicalMemory } from '../../../memory/physical.ts';
 
 // For tests: first-stage tables of four levels as a guest writes them (D51397 §9.7), by the specification alone.
 

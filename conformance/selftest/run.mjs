@@ -7,19 +7,17 @@
 //   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
 //   --bare runs the program on this machine's kernel.
 
-import { spawnSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
 import { repository, source } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
 import { reserveHugePages } from './hugepages.mjs';
+import { MEMLOCK_KIB, pinOptions, tooSmallMemlock } from './memlock.mjs';
 import { play } from './play.mjs';
 import { countTests, formatTotals, parseExpectation, regressions, TapReader } from './tap.mjs';
 
 /** Lines that a failing test may say. */
 const WORDS_MAX = 6;
-/** What the tests pin at most, and some. */
-const MEMLOCK_KIB = 262144;
 
 function usage(message) {
   console.error(`run.mjs: ${message}`);
@@ -57,18 +55,11 @@ function parse() {
   }
 }
 
-function commandOf(options, limit) {
+function commandOf(options) {
   const filter = (flag, names) =>
     (names ?? '').split(',').flatMap((name) => (name === '' ? [] : [flag, name]));
-  const pins = limit === null ? [] : ['--unlimited-pins'];
-  const viommu = [
-    process.execPath,
-    `${repository}packages/cli/bin/viommu.js`,
-    'run',
-    '--quiet',
-    ...pins,
-    '--',
-  ];
+  const cli = `${repository}packages/cli/bin/viommu.js`;
+  const viommu = [process.execPath, cli, 'run', '--quiet', ...pinOptions(), '--'];
   const prefix = options.bare ? [] : options.prefix.length > 0 ? options.prefix : viommu;
   return [
     ...prefix,
@@ -79,21 +70,12 @@ function commandOf(options, limit) {
   ];
 }
 
-/** RLIMIT_MEMLOCK in KiB where Linux's tests pin more than it allows; else null. */
-function tooSmallMemlock() {
-  if (process.getuid() === 0) return null;
-  const { stdout } = spawnSync('sh', ['-c', 'ulimit -H -l'], { encoding: 'utf8' });
-  const kib = Number.parseInt(stdout, 10);
-  return kib < MEMLOCK_KIB ? kib : null;
-}
-
 const options = parse();
 buildSelftests();
 if (options['build-only']) process.exit(0);
 const reader = new TapReader();
 const last = [];
-const limit = tooSmallMemlock();
-const command = commandOf(options, limit);
+const command = commandOf(options);
 const giveBack = reserveHugePages();
 const started = performance.now();
 const trouble = await play(command, options, reader, last).finally(giveBack);
@@ -110,6 +92,7 @@ else for (const line of last) console.log(`    ${short(line)}`);
 const lines = regressions(reader, options.expected);
 if (trouble !== null) lines.unshift(`${command.join(' ')}\n  ${trouble}`);
 for (const line of lines) console.error(`REGRESSION: ${line}`);
+const limit = tooSmallMemlock();
 if (limit !== null)
   console.log(
     options.bare || options.prefix.length > 0

@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util';
 import { repository } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { reserveHugePages } from '../selftest/hugepages.mjs';
+import { pinOptions } from '../selftest/memlock.mjs';
 import { play } from '../selftest/play.mjs';
 import { TapReader } from '../selftest/tap.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
@@ -88,7 +89,7 @@ async function run(program, iommu, options) {
   const reader = new TapReader();
   const last = [];
   const viommu = [process.execPath, `${repository}packages/cli/bin/viommu.js`];
-  const args = ['run', '--quiet', '--machine', machineFile(iommu), '--', binary(program)];
+  const args = ['run', '--quiet', ...pinOptions(), '--machine', machineFile(iommu), '--', binary(program)];
   const command = [...viommu, ...args, ...DEVICES.slice(0, EXPECTED[program].devices)];
   const started = performance.now();
   const trouble = await play(command, options, reader, last);

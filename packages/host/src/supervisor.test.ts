@@ -59,7 +59,10 @@ test('the supervisor may have a thread of its own; the main thread goes on meanw
 
 describe('a program that cannot be started', () => {
   test('is not found: 127, as env(1)', () => {
-    const { status, stderr } = harness.run([], { program: 'no-such-program' });
+    const { status, stderr } = harness.run([], {
+      program: 'no-such-program',
+      env: { PATH: '/usr/bin:/bin' },
+    });
     expect(stderr).toBe('viommu: no-such-program: command not found (PATH was searched)\n');
     expect(status).toBe(127);
     expect(harness.run([], { program: '/no/such/program' }).stderr).toBe(

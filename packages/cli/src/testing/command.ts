@@ -42,6 +42,8 @@ export class Command {
   run(args: readonly string[], stdio: (number | 'pipe')[] = []): SpawnSyncReturns<string> {
     return spawnSync(process.execPath, [join(this.directory, 'viommu.mjs'), ...args], {
       encoding: 'utf8',
+      // Directories that everybody may search: with another among them, what is not found is EACCES and not ENOENT.
+      env: { ...process.env, PATH: '/usr/local/bin:/usr/bin:/bin' },
       stdio: ['ignore', 'pipe', 'pipe', ...stdio],
       timeout: 60_000,
     });

@@ -135,7 +135,6 @@ export interface Veventq extends Base {
 export interface HwQueue extends Base {
   readonly type: 'hw-queue';
   readonly viommu: Viommu;
-  readonly index: number;
   readonly access: Access;
   readonly base: bigint;
   /** The pages it lies in. */

@@ -61,7 +61,8 @@ function destroyVdevice(vdevice: Vdevice): void {
 
 /** iommufd_hw_queue_destroy(). */
 function destroyHwQueue(context: Context, queue: HwQueue): void {
-  queue.viommu.queues[queue.index] = null;
+  // mock_hw_queue_destroy(): nobody sets the index, so it is 0 for every queue.
+  queue.viommu.queues[0] = null;
   if (queue.previous !== null) queue.previous.users--;
   queue.viommu.users--;
   releaseAccess(queue.access, { first: queue.first, last: queue.last, internal: true });

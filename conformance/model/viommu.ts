@@ -135,7 +135,6 @@ export function hwQueueAlloc(call: Call): void {
       id: 0,
       users: 1,
       viommu,
-      index,
       access,
       base: iova,
       first,

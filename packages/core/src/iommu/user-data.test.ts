@@ -138,7 +138,7 @@ describe('an array of entries', () => {
           arrayAt(memory, uptr, count, entryLen);
           const array = { type: 7, uptr, entryLen, entryNum: count };
           const reader = new UserArrayReader(memory, array, 7, 8, 4);
-          const full = copyFullUserArray(memory, array, 7, 8) as Uint8Array;
+          const full = copyFullUserArray(memory, { ...array }, 7, 8) as Uint8Array;
           for (let i = 0; i < count; i++) {
             const expected = Array.from({ length: 8 }, (_, at) => (at < entryLen ? (i % 250) + 1 : 0));
             expect(told(reader.entry(i))).toEqual(expected);
@@ -153,7 +153,7 @@ describe('an array of entries', () => {
   test('of longer entries must have zeroes behind what is known', () => {
     const memory = memoryWith([1, 2, 0, 0, 3, 4, 0, 9]);
     const array = { type: 7, uptr: START, entryLen: 4, entryNum: 2 };
-    expect(told(copyFullUserArray(memory, array, 7, 2))).toBe(E2BIG);
+    expect(told(copyFullUserArray(memory, { ...array }, 7, 2))).toBe(E2BIG);
     expect(told(copyFullUserArray(memory, { ...array, entryNum: 1 }, 7, 2))).toEqual([1, 2]);
     expect(told(new UserArrayReader(memory, array, 7, 2, 2).entry(0))).toBe(EINVAL);
   });
@@ -180,7 +180,7 @@ describe('an array of entries', () => {
   test('is of the type that the driver expects, and not empty', () => {
     const memory = memoryWith();
     const array = { type: 7, uptr: START, entryLen: 8, entryNum: 1 };
-    expect(told(copyFullUserArray(memory, array, 8, 8))).toBe(EINVAL);
+    expect(told(copyFullUserArray(memory, { ...array }, 8, 8))).toBe(EINVAL);
     expect(told(copyFullUserArray(memory, { ...array, entryNum: 0 }, 7, 8))).toBe(EINVAL);
     expect(told(new UserArrayReader(memory, array, 8, 8, 8).entry(0))).toBe(EINVAL);
   });
@@ -189,6 +189,7 @@ describe('an array of entries', () => {
     const memory = memoryWith();
     const array = { type: 7, uptr: START, entryLen: 8, entryNum: 0xffff_ffff };
     expect(told(copyFullUserArray(memory, array, 7, 8))).toBe(ENOMEM);
+    expect(array.entryNum).toBe(0xffff_ffff);
     expect(told(copyFullUserArray(memory, { ...array, entryNum: 1 << 19 }, 7, 8))).toBe(EFAULT);
   });
 

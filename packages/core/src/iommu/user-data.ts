@@ -170,8 +170,9 @@ export class UserArrayReader {
 }
 
 /**
- * iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer. ENOMEM where drivers have no
- * memory for them: they ask kmalloc() for it, before anything else.
+ * iommu_copy_struct_from_full_user_array(): all entries, `ksize` bytes each in the answer; none of them is handled yet,
+ * so `entryNum` becomes 0. ENOMEM where drivers have no memory for them: they ask kmalloc() for it, before anything
+ * else, and where they get none, they leave `entryNum` as it is.
  */
 export function copyFullUserArray(
   memory: AddressSpace,
@@ -180,14 +181,16 @@ export function copyFullUserArray(
   ksize: number,
 ): Result<Uint8Array> {
   if (ksize * array.entryNum > KMALLOC_BYTES_MAX) return fail(ENOMEM, 'no memory for the entries');
+  const total = array.entryNum;
+  array.entryNum = 0;
   if (array.type !== type) return fail(EINVAL, `data type ${array.type} where ${type} is expected`);
-  if (array.entryNum === 0) return fail(EINVAL, 'no entries');
-  const bytes = new Uint8Array(ksize * array.entryNum);
+  if (total === 0) return fail(EINVAL, 'no entries');
+  const bytes = new Uint8Array(ksize * total);
   if (array.entryLen === ksize) {
     if (!memory.read(array.uptr, bytes)) return fail(EFAULT, 'the entries cannot be read');
     return bytes;
   }
-  for (let i = 0; i < array.entryNum; i++) {
+  for (let i = 0; i < total; i++) {
     const uptr = BigInt.asUintN(64, array.uptr + BigInt(array.entryLen) * BigInt(i));
     const entry = copyStructFromUser(memory, uptr, array.entryLen, ksize);
     if (failed(entry)) return entry;

@@ -100,6 +100,17 @@ describe('a hardware queue', () => {
     expect(program.destroy(first.id)).toBe(0);
   });
 
+  test('of index 1 leaves the mock its index when it goes, and takes index 0 with it', () => {
+    const { program, queue } = setUp();
+    const first = queue(0);
+    program.destroy(queue(1).id);
+    expect(queue(1).rc).toBe(-EEXIST);
+    expect(queue(0).rc).toBe(0);
+    expect(queue(0).rc).toBe(-EEXIST);
+    program.destroy(first.id);
+    expect(queue(0).rc).toBe(0);
+  });
+
   test('is of a type that the viommu offers, without flags', () => {
     const { program, viommu } = setUp();
     const values = { viommu_id: viommu, nesting_parent_iova: APERTURE, length: LENGTH };

@@ -25,15 +25,9 @@ function deviceInvalidate(
   array: UserDataArray,
 ): Result<void> {
   const total = array.entryNum;
-  array.entryNum = 0;
   if (kernel.failpoint()) return fail(ENOMEM, 'no memory for the commands');
   const { size } = iommu_viommu_invalidate_selftest;
-  const bytes = copyFullUserArray(
-    memory,
-    { ...array, entryNum: total },
-    IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST,
-    size,
-  );
+  const bytes = copyFullUserArray(memory, array, IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST, size);
   if (failed(bytes)) return bytes;
   for (let i = 0; i < total; i++) {
     const rc = invalidate(device as MockDevice, bytes, i * size);

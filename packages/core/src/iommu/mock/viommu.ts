@@ -92,10 +92,9 @@ export class MockViommu implements ViommuDriver {
     // An empty array asks whether the type is known.
     if (array.entryNum === 0 && array.type === type) return;
     const total = array.entryNum;
-    array.entryNum = 0;
     if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory for the commands');
     const { size } = iommu_viommu_invalidate_selftest;
-    const bytes = copyFullUserArray(memory, { ...array, entryNum: total }, type, size);
+    const bytes = copyFullUserArray(memory, array, type, size);
     if (failed(bytes)) return bytes;
     for (let i = 0; i < total; i++) {
       const rc = this.#invalidate(bytes, i * size);
@@ -129,7 +128,8 @@ export class MockViommu implements ViommuDriver {
     if (previous !== null) queue.depend(previous);
     this.#queues[index] = queue;
     return () => {
-      this.#queues[index] = null;
+      // mock_hw_queue_destroy() takes the index that nobody ever wrote down: queue 1 stays for good, and queue 0 goes.
+      this.#queues[0] = null;
       if (previous !== null) queue.undepend(previous);
     };
   }

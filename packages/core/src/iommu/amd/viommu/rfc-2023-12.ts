@@ -60,10 +60,8 @@ function copyCommands(
   array: UserDataArray,
   type: number,
 ): Result<Uint8Array> {
-  const total = array.entryNum;
-  array.entryNum = 0;
   if (kernel.failpoint()) return fail(ENOMEM, 'no memory for the commands');
-  return copyFullUserArray(memory, { ...array, entryNum: total }, type, CMD_BYTES);
+  return copyFullUserArray(memory, array, type, CMD_BYTES);
 }
 
 /** Message 1: "This would be used for AMD/ARM's ATC invalidation (and just force the stream ID ...)". */

@@ -11,19 +11,17 @@ import { convertGuestCommand, type GuestTarget } from './guest-command.ts';
 
 // Commands of a guest that a request has: arm-smmu-v3-iommufd.c arm_vsmmu_cache_invalidate().
 
-/** The commands of the request, of data type `type`. `entryNum` becomes 0. */
+/** The commands of the request, of data type `type`. `entryNum` becomes 0, unless there is no memory for them. */
 export function copyGuestCommands(
   smmu: ArmSmmu,
   memory: AddressSpace,
   array: UserDataArray,
   type: number,
 ): Result<Uint8Array> {
-  const total = array.entryNum;
-  array.entryNum = 0;
   const { size } = iommu_viommu_arm_smmuv3_invalidate;
-  if (total * size > KMALLOC_BYTES_MAX || smmu.kernel.failpoint())
+  if (array.entryNum * size > KMALLOC_BYTES_MAX || smmu.kernel.failpoint())
     return fail(ENOMEM, 'no memory for the commands');
-  return copyFullUserArray(memory, { ...array, entryNum: total }, type, size);
+  return copyFullUserArray(memory, array, type, size);
 }
 
 /**

@@ -5,6 +5,7 @@ import { SUCCESS, type Command, type Outcome } from './command.ts';
 import { prpPlaces, transfer } from './data-pointer.ts';
 import { AsyncEvents } from './events.ts';
 import { Features } from './features.ts';
+import { Health } from './health.ts';
 import { identifyData, type DiskIdentity } from './identify.ts';
 import { IO_QUEUES, QUEUE_ENTRIES_MAX } from './limits.ts';
 import { Logs } from './log-pages.ts';
@@ -14,7 +15,6 @@ import {
   CC_IOCQES_SHIFT,
   CC_IOSQES_SHIFT,
   IDENTIFY_BYTES,
-  LOG,
   PSDT_SHIFT,
   SC,
   SC_DNR,
@@ -40,7 +40,8 @@ const CQE_LOG2 = 4;
 export class AdminCommands {
   readonly logs = new Logs();
   readonly events = new AsyncEvents();
-  readonly #features = new Features();
+  readonly #health = new Health(this.events);
+  readonly #features = new Features(this.#health);
   readonly #dma: FunctionDma;
   readonly #owner: QueueOwner;
   readonly #disk: BlockBackend;
@@ -55,6 +56,7 @@ export class AdminCommands {
 
   reset(): void {
     this.events.reset();
+    this.#health.reset();
     this.#features.reset();
   }
 
@@ -158,12 +160,12 @@ export class AdminCommands {
     const dwords = (command.word(SQE.CDW11) & 0xffff) * 0x1_0000 + (word >>> 16) + 1;
     const upper = command.word(SQE.CDW13);
     const offset = command.word(SQE.CDW12);
-    const page = this.logs.page(id);
+    const page = this.logs.page(id, this.#health);
     if (page === null) return refuse(SC.INVALID_LOG_PAGE);
     if (upper !== 0 || offset % 4 !== 0 || offset > page.length) return refuse(SC.INVALID_FIELD);
     if (dwords * 4 > LOG_BYTES_MAX) return refuse(SC.INVALID_FIELD);
     // RAE clear: events of the page may be reported again.
-    if (id === LOG.ERROR && (word & 0x8000) === 0) this.events.logRead();
+    if ((word & 0x8000) === 0) this.events.logRead(id);
     const data = new Uint8Array(dwords * 4);
     data.set(page.subarray(offset, offset + data.length));
     return this.#answer(command, data, data.length);

@@ -306,6 +306,37 @@ describe('asynchronous events', () => {
     expect(driver.take(0)).toMatchObject({ cid: cids[1], result: 0x1_0100 });
   });
 
+  test('report a temperature that the host finds too warm or too cold, once until the log is read', () => {
+    const driver = enabled();
+    const set = (feature: number, value: number): number =>
+      driver.admin({ opcode: ADMIN.SET_FEATURES, words: [feature, value] }).status;
+    const threshold = (word: number): { status: number; result: number } =>
+      driver.admin({ opcode: ADMIN.GET_FEATURES, words: [FEATURE.TEMPERATURE, word] });
+    const under = 1 << 20;
+    expect([threshold(0).result, threshold(under).result]).toEqual([343, 0]);
+    expect([threshold(1 << 16).status, set(FEATURE.TEMPERATURE, 1 << 16)]).toEqual([
+      SC.INVALID_FIELD,
+      SC.INVALID_FIELD,
+    ]);
+    expect(set(FEATURE.TEMPERATURE, 200)).toBe(0);
+    const cids = [0, 1].map(() => driver.put(0, { opcode: ADMIN.ASYNC_EVENT }));
+    driver.ring(0);
+    expect(driver.take(0)).toBe(null);
+    driver.put(0, { opcode: ADMIN.SET_FEATURES, words: [FEATURE.ASYNC_EVENTS, 2] });
+    driver.ring(0);
+    expect(driver.take(0)).toMatchObject({ status: 0 });
+    expect(driver.take(0)).toMatchObject({ cid: cids[0], status: 0, result: 0x2_0101 });
+    expect(set(FEATURE.TEMPERATURE, 400)).toBe(0);
+    expect(set(FEATURE.TEMPERATURE, under | 310)).toBe(0);
+    expect(driver.take(0)).toBe(null);
+    const log = driver.allocate(4096);
+    driver.put(0, { opcode: ADMIN.GET_LOG_PAGE, prp1: log, words: [LOG.SMART | (127 << 16)] });
+    driver.ring(0);
+    expect(driver.take(0)).toMatchObject({ status: 0 });
+    expect(driver.take(0)).toMatchObject({ cid: cids[1], result: 0x2_0101 });
+    expect([driver.view.getUint8(log), driver.view.getUint16(log + 1, true)]).toEqual([2, 310]);
+  });
+
   test('are waited for by four requests at most, which can be aborted', () => {
     const driver = enabled();
     const cids = Array.from({ length: 5 }, () => driver.put(0, { opcode: ADMIN.ASYNC_EVENT }));

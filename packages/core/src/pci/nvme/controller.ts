@@ -21,8 +21,10 @@ import {
   CSTS_RDY,
   CSTS_SHST_COMPLETE,
   DOORBELLS,
+  EVENT_ERROR,
   EVENT_INVALID_DOORBELL,
   EVENT_INVALID_DOORBELL_VALUE,
+  LOG,
   FUSE_MASK,
   IO,
   NVME_CLASS_CODE,
@@ -297,10 +299,11 @@ export class NvmeController implements DeviceModel {
       rung = true;
       const id = index >>> 1;
       const queue = index % 2 === 0 ? this.submissions[id] : this.completions[id];
-      if (queue === null || queue === undefined) this.#admin.events.error(EVENT_INVALID_DOORBELL);
+      if (queue === null || queue === undefined)
+        this.#admin.events.report(EVENT_ERROR, EVENT_INVALID_DOORBELL, LOG.ERROR);
       else {
         const right = queue instanceof SubmissionQueue ? queue.setTail(value) : queue.setHead(value);
-        if (!right) this.#admin.events.error(EVENT_INVALID_DOORBELL_VALUE);
+        if (!right) this.#admin.events.report(EVENT_ERROR, EVENT_INVALID_DOORBELL_VALUE, LOG.ERROR);
       }
     }
     return rung;

@@ -1,4 +1,5 @@
 import type { Command, Outcome } from './command.ts';
+import { WARNING_KELVINS, type Health } from './health.ts';
 import { IO_QUEUES } from './limits.ts';
 import { FEATURE, SC, SC_DNR, SQE } from './spec.ts';
 
@@ -7,7 +8,6 @@ import { FEATURE, SC, SC_DNR, SQE } from './spec.ts';
 const SELECT = { CURRENT: 0, DEFAULT: 1, SAVED: 2, CAPABILITIES: 3 } as const;
 const CHANGEABLE = 1 << 2;
 const QUEUE_COUNTS = ((IO_QUEUES - 1) << 16) | (IO_QUEUES - 1);
-const WARNING_KELVINS = 0x157;
 
 /** Value by default, and what bits a host may set. */
 const KNOWN: ReadonlyMap<number, { readonly value: number; readonly writable: number }> = new Map([
@@ -26,6 +26,11 @@ export class Features {
   readonly #values = new Map<number, number>();
   /** Coalescing Disable, by vector. */
   readonly #vectors = new Map<number, number>();
+  readonly #health: Health;
+
+  constructor(health: Health) {
+    this.#health = health;
+  }
 
   /** Nothing is saved: a reset forgets. */
   reset(): void {
@@ -41,6 +46,12 @@ export class Features {
     if (feature === undefined || select > SELECT.CAPABILITIES) return { status: SC.INVALID_FIELD | SC_DNR };
     if (select === SELECT.CAPABILITIES)
       return { status: SC.SUCCESS, result: feature.writable === 0 ? 0 : CHANGEABLE };
+    if (id === FEATURE.TEMPERATURE && select === SELECT.CURRENT) {
+      const kelvins = this.#health.threshold(command.word(SQE.CDW11));
+      return kelvins === null
+        ? { status: SC.INVALID_FIELD | SC_DNR }
+        : { status: SC.SUCCESS, result: kelvins };
+    }
     const value = select === SELECT.CURRENT ? this.#values.get(id) : undefined;
     return { status: SC.SUCCESS, result: value ?? feature.value };
   }
@@ -70,6 +81,9 @@ export class Features {
       return wrong ? { status: SC.INVALID_FIELD | SC_DNR } : { status: SC.SUCCESS, result: QUEUE_COUNTS };
     }
     if (id === FEATURE.POWER && (value & 0x1f) !== 0) return { status: SC.INVALID_FIELD | SC_DNR };
+    if (id === FEATURE.TEMPERATURE && !this.#health.setThreshold(value))
+      return { status: SC.INVALID_FIELD | SC_DNR };
+    if (id === FEATURE.ASYNC_EVENTS) this.#health.report(value);
     this.#values.set(id, (value & feature.writable) >>> 0);
     return { status: SC.SUCCESS };
   }

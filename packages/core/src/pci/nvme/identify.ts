@@ -1,4 +1,5 @@
 import type { BlockBackend } from './block.ts';
+import { WARNING_KELVINS } from './health.ts';
 import { ASYNC_EVENTS_MAX, ERROR_ENTRIES, MDTS } from './limits.ts';
 import { CNS, IDENTIFY_BYTES, NVME_VENDOR, NVME_VERSION } from './spec.ts';
 
@@ -84,7 +85,7 @@ function writeController(data: Uint8Array, view: DataView, { serial }: DiskIdent
   view.setUint8(260, 0x3); // FRMW: one slot, read-only
   view.setUint8(261, 0x6); // LPA: commands supported and effects, extended data
   view.setUint8(262, ERROR_ENTRIES - 1);
-  view.setUint16(266, 0x157, true); // WCTEMP, in kelvins
+  view.setUint16(266, WARNING_KELVINS, true); // WCTEMP
   view.setUint16(268, 0x175, true); // CCTEMP
   view.setUint8(512, 0x66); // SQES
   view.setUint8(513, 0x44); // CQES

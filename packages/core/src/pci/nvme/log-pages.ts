@@ -1,3 +1,4 @@
+import type { Health } from './health.ts';
 import { ERROR_ENTRIES } from './limits.ts';
 import { ADMIN, IO, LOG } from './spec.ts';
 
@@ -35,12 +36,12 @@ export class Logs {
   }
 
   /** All of a page, or null where there is none of this id. */
-  page(id: number): Uint8Array | null {
+  page(id: number, health: Health): Uint8Array | null {
     switch (id) {
       case LOG.ERROR:
         return this.#errorPage();
       case LOG.SMART:
-        return this.#smartPage();
+        return this.#smartPage(health);
       case LOG.FIRMWARE:
         return firmwarePage();
       case LOG.CHANGED_NAMESPACES:
@@ -68,10 +69,11 @@ export class Logs {
     return page;
   }
 
-  #smartPage(): Uint8Array {
+  #smartPage(health: Health): Uint8Array {
     const page = new Uint8Array(512);
     const view = new DataView(page.buffer);
-    view.setUint16(1, 310, true); // kelvins
+    view.setUint8(0, health.warning);
+    view.setUint16(1, health.kelvins, true);
     view.setUint8(3, 100); // available spare
     view.setUint8(4, 10);
     // Data units are thousands of 512 bytes, rounded up.

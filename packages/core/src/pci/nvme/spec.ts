@@ -145,5 +145,6 @@ export const SGL_BYTES = 16;
 export const SGL = { DATA_BLOCK: 0x0, SEGMENT: 0x2, LAST_SEGMENT: 0x3 } as const;
 
 /** Asynchronous events of type error, Figure 147. */
+export const EVENT_ERROR = 0x00;
 export const EVENT_INVALID_DOORBELL = 0x00;
 export const EVENT_INVALID_DOORBELL_VALUE = 0x01;

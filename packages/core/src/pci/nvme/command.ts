@@ -1,9 +1,15 @@
-import { SC, SQE, SQE_BYTES } from './spec.ts';
+import { SC, SQE } from './spec.ts';
 
 /** A submission queue entry. */
 export class Command {
-  readonly bytes = new Uint8Array(SQE_BYTES);
-  readonly #view = new DataView(this.bytes.buffer);
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+
+  /** `bytes`: SQE_BYTES, which do not change any more. */
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  }
 
   get opcode(): number {
     return this.bytes[SQE.OPCODE]!;

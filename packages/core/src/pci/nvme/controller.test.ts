@@ -219,6 +219,70 @@ describe('queues', () => {
       for (let i = 0; i < 200; i++) expect(driver.take(queue)).toMatchObject({ status: 0, queue });
   });
 
+  test('commands that lie together are fetched at once, and what they end in is shown at once', () => {
+    const driver = enabled();
+    driver.createQueue(1, 256);
+    const seen: string[] = [];
+    const access = driver.port.access.bind(driver.port);
+    driver.port.access = (request, data) => {
+      seen.push(`${request.write ? 'shows' : 'fetches'} ${data.length / (request.write ? 16 : 64)}`);
+      return access(request, data);
+    };
+    const flushes = (count: number): string[] => {
+      for (let i = 0; i < count; i++) driver.put(1, { opcode: IO.FLUSH, nsid: 1 });
+      driver.ring(1);
+      driver.slot.settle();
+      for (let i = 0; i < count; i++) expect(driver.take(1)).toMatchObject({ status: 0, queue: 1 });
+      driver.acknowledge(1);
+      return seen.splice(0);
+    };
+    driver.slot.messages.length = 0;
+    expect(flushes(40)).toEqual(['fetches 32', 'shows 16', 'shows 16', 'fetches 8', 'shows 8']);
+    expect(driver.slot.messages).toEqual([1, 1, 1]);
+    // To the end of a page, and of the queue.
+    expect(flushes(30)).toEqual(['fetches 24', 'shows 16', 'fetches 6', 'shows 14']);
+    for (let i = 0; i < 6; i++) flushes(30);
+    expect(flushes(10)).toEqual(['fetches 6', 'fetches 4', 'shows 6', 'shows 4']);
+  });
+
+  test('commands that the host takes back are not executed', () => {
+    const driver = enabled();
+    for (const queue of [1, 2, 3]) driver.createQueue(queue, 64);
+    for (let i = 0; i < 30; i++)
+      for (const queue of [1, 2, 3]) driver.put(queue, { opcode: IO.FLUSH, nsid: 1 });
+    const bar = driver.slot.pci.bars[0]!;
+    const pages = new ByteStorage(bar.size);
+    bar.memory!.share(pages, 0n);
+    for (const queue of [1, 2, 3]) pages.view.setUint32(DOORBELLS + queue * 8, 30, true);
+    driver.slot.pci.look();
+    for (const queue of [1, 2, 3]) pages.view.setUint32(DOORBELLS + queue * 8, 23, true);
+    driver.slot.settle();
+    for (const queue of [1, 2, 3]) {
+      for (let i = 0; i < 23; i++) expect(driver.take(queue)).toMatchObject({ status: 0, queue });
+      expect(driver.take(queue)).toBe(null);
+    }
+  });
+
+  test('what was completed is shown before the queue is deleted', () => {
+    const driver = enabled();
+    driver.createQueue(1);
+    const bar = driver.slot.pci.bars[0]!;
+    const pages = new ByteStorage(bar.size);
+    bar.memory!.share(pages, 0n);
+    driver.put(1, { opcode: IO.FLUSH, nsid: 1 });
+    driver.put(0, { opcode: ADMIN.DELETE_SQ, words: [1] });
+    driver.put(0, { opcode: ADMIN.DELETE_CQ, words: [1] });
+    const tail = pages.view.getUint32(DOORBELLS, true);
+    pages.view.setUint32(DOORBELLS, (tail + 2) % 16, true);
+    pages.view.setUint32(DOORBELLS + 8, 1, true);
+    driver.slot.settle();
+    expect([driver.take(1), driver.take(0), driver.take(0)]).toMatchObject([
+      { status: 0, queue: 1 },
+      { status: 0, queue: 0 },
+      { status: 0, queue: 0 },
+    ]);
+  });
+
   test('the doorbells of programs that map them are seen when the controller is polled', () => {
     const driver = enabled();
     const bar = driver.slot.pci.bars[0]!;

@@ -8,7 +8,7 @@ import type { BlockBackend } from './block.ts';
 import { SUCCESS, type Command, type Outcome } from './command.ts';
 import type { DiskIdentity } from './identify.ts';
 import { IoCommands } from './io.ts';
-import { COMMANDS_A_POLL, IO_QUEUES, MPS_MAX, QUEUE_ENTRIES_MAX } from './limits.ts';
+import { COMMANDS_A_POLL, COMPLETIONS_A_WRITE, IO_QUEUES, MPS_MAX, QUEUE_ENTRIES_MAX } from './limits.ts';
 import { CompletionQueue, SubmissionQueue } from './queues.ts';
 import {
   ADMIN,
@@ -319,6 +319,7 @@ export class NvmeController implements DeviceModel {
       this.#one(queue);
     }
     this.#reportEvents();
+    this.#showAll();
     return this.#ready && this.#next() !== null;
   }
 
@@ -339,6 +340,8 @@ export class NvmeController implements DeviceModel {
       this.#fail();
       return;
     }
+    // It may delete queues.
+    if (queue.id === 0) this.#showAll();
     const outcome = this.#execute(queue, command);
     if (this.#pci.traced) this.#trace(queue, command, outcome);
     if (outcome === null) return;
@@ -370,7 +373,17 @@ export class NvmeController implements DeviceModel {
   #complete(queue: SubmissionQueue, cid: number, outcome: Outcome): void {
     const { completions, id, head } = queue;
     if (!completions.post(cid, { id, head }, outcome)) this.#fail();
-    else if (completions.interrupts) this.#pci.signal(completions.vector);
+    else if (completions.fresh === COMPLETIONS_A_WRITE) this.#show(completions);
+  }
+
+  /** Shows the host what was completed, and interrupts it. */
+  #show(queue: CompletionQueue): void {
+    if (!queue.publish()) this.#fail();
+    else if (queue.interrupts) this.#pci.signal(queue.vector);
+  }
+
+  #showAll(): void {
+    for (const queue of this.completions) if (queue !== null && queue.fresh > 0) this.#show(queue);
   }
 
   #reportEvents(): void {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
-import { machineSchema, type MachineDescription } from '@viommu/core/machine/description';
-import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
-import { UsageError } from './usage-error.ts';
+import { machineKeys, machineSchema, type MachineDescription } from '@viommu/core/machine/description';
+import { isMap, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml';
+import { systemReason, UsageError } from './usage-error.ts';
 
 function lineOf(document: Document, lines: LineCounter, path: readonly PropertyKey[]): number {
   // The deepest part of the path that the file has says best where to look.
@@ -12,9 +12,48 @@ function lineOf(document: Document, lines: LineCounter, path: readonly PropertyK
   return 1;
 }
 
-function keyLine(text: string, key: string): number {
-  const at = text.split('\n').findIndex((line) => line.trimStart().startsWith(`${key}:`));
-  return at < 0 ? 1 : at + 1;
+function lineOfKey(
+  document: Document,
+  lines: LineCounter,
+  path: readonly PropertyKey[],
+  key: string,
+): number {
+  const map: unknown = document.getIn(path, true);
+  const pair = isMap(map)
+    ? map.items.find((each) => isScalar(each.key) && each.key.value === key)
+    : undefined;
+  if (isNode(pair?.key) && pair.key.range) return lines.linePos(pair.key.range[0]).line;
+  return lineOf(document, lines, path);
+}
+
+/** What a value should be, by the name that zod has for it. */
+const KINDS: Readonly<Record<string, string>> = {
+  array: 'a list: a line with - for each entry',
+  boolean: 'true or false',
+  int: 'a whole number',
+  number: 'a number',
+  object: 'keys with values',
+  record: 'keys with values',
+  string: 'a text',
+};
+
+type ZodIssue = NonNullable<ReturnType<typeof machineSchema.safeParse>['error']>['issues'][number];
+
+/** What is wrong with a value and what would be right, in words. */
+function explain(issue: ZodIssue, missing: boolean): string {
+  const is = missing ? 'is missing; it should be' : 'should be';
+  switch (issue.code) {
+    case 'invalid_type':
+      return `${is} ${KINDS[issue.expected] ?? issue.expected}`;
+    case 'invalid_value':
+      return `${is} ${issue.values.length > 1 ? 'one of ' : ''}${issue.values.join(', ')}`;
+    case 'too_small':
+      return issue.origin === 'string' ? 'should not be empty' : `should be at least ${issue.minimum}`;
+    case 'too_big':
+      return `should be at most ${issue.maximum}`;
+    default:
+      return issue.message;
+  }
 }
 
 /** Reads a machine file. Throws {@link UsageError} with file, line, key and what would be right. */
@@ -23,9 +62,7 @@ export function loadMachineFile(path: string): MachineDescription {
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    throw new UsageError(
-      `${path}: cannot be read (${(error as NodeJS.ErrnoException).code ?? String(error)})`,
-    );
+    throw new UsageError(`${path}: cannot be read (${systemReason(error)})`);
   }
   return parseMachine(path, text);
 }
@@ -40,14 +77,17 @@ export function parseMachine(path: string, text: string): MachineDescription {
   const parsed = machineSchema.safeParse(document.toJS() ?? {});
   if (parsed.success) return parsed.data;
   const messages = parsed.error.issues.map((issue) => {
-    if (issue.code === 'unrecognized_keys') {
-      const known = Object.keys(machineSchema.shape).join(', ');
-      const key = issue.keys[0]!;
-      return `${path}:${keyLine(text, key)}: there is no key '${key}'; there are ${known}`;
-    }
     const key = issue.path.join('.');
+    if (issue.code === 'unrecognized_keys') {
+      const unknown = issue.keys[0]!;
+      const line = lineOfKey(document, lines, issue.path, unknown);
+      const where = key === '' ? '' : `${key}: `;
+      const known = machineKeys(issue.path).join(', ');
+      return `${path}:${line}: ${where}there is no key '${unknown}'; there are ${known}`;
+    }
+    const message = explain(issue, !document.hasIn(issue.path));
     const place = `${path}:${lineOf(document, lines, issue.path)}`;
-    return key === '' ? `${place}: ${issue.message}` : `${place}: ${key}: ${issue.message}`;
+    return key === '' ? `${place}: a machine ${message}` : `${place}: ${key}: ${message}`;
   });
   throw new UsageError(messages.join('\n'));
 }

@@ -1,7 +1,7 @@
 import { openSync, writeSync } from 'node:fs';
 import { eventText } from '@viommu/core/trace/text';
 import type { Trace } from '@viommu/core/trace/trace';
-import { UsageError } from './usage-error.ts';
+import { systemReason, UsageError } from './usage-error.ts';
 
 const STANDARD_ERROR = 2;
 
@@ -18,7 +18,7 @@ function open(path: string): number {
   try {
     return openSync(path, 'w');
   } catch (error) {
-    throw new UsageError(`--trace ${path}: cannot be written (${(error as NodeJS.ErrnoException).code})`);
+    throw new UsageError(`--trace ${path}: cannot be written (${systemReason(error)})`);
   }
 }
 

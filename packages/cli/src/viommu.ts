@@ -14,6 +14,7 @@ const program = new Command('viommu')
   .description('runs unmodified programs against /dev/iommu, without an IOMMU, without root')
   .version('0.1.0')
   .showHelpAfterError('(viommu --help tells what there is)')
+  .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'viommu: ')) })
   // Options of run end where the program's name starts.
   .enablePositionalOptions()
   .exitOverride();
@@ -44,7 +45,11 @@ program
   .command('ioctls')
   .description('print which requests are served, since which Linux, and with which sizes')
   .option('--kernel <name>', 'the kernel to print for')
-  .option('--uapi <name>', 'show the requests of a uAPI beside Linux’s, too: rfc-2023-12', collect)
+  .option(
+    '--uapi <name>',
+    'show the requests of a uAPI beside Linux’s, too: rfc-2023-12 or amd-viommu',
+    collect,
+  )
   .action(async (options: IoctlsOptions) => {
     const { ioctls } = await import('./ioctls.ts');
     ioctls(options);

@@ -48,10 +48,7 @@ const diskSchema = z
       .describe('How large a disk in memory is.'),
     file: name.optional().describe('The file that is the disk, as large as it is.'),
     readOnly: z.boolean().optional().describe('Whether the disk refuses to be written.'),
-    blockBytes: z
-      .union([z.literal(512), z.literal(4096)])
-      .optional()
-      .describe('Bytes of a block.'),
+    blockBytes: z.literal([512, 4096]).optional().describe('Bytes of a block.'),
   })
   .refine(({ bytes, file }) => bytes === undefined || file === undefined, 'bytes or file, not both');
 
@@ -91,6 +88,11 @@ const deviceSchema = z.strictObject({
   console: consoleSchema.optional().describe('Of a virtio-console: its files.'),
 });
 
+type WithParts<Rest> = Rest & {
+  readonly iommus: readonly z.output<typeof iommuSchema>[];
+  readonly devices: readonly z.output<typeof deviceSchema>[];
+};
+
 /** What a machine file may say. Unknown keys are errors: a typing mistake must not be a default. */
 export const machineSchema = z
   .strictObject({
@@ -105,10 +107,26 @@ export const machineSchema = z
       .describe(
         "Whether the kernel's mock IOMMU is there, which IOMMU_TEST_CMD drives (CONFIG_IOMMUFD_TEST).",
       ),
-    iommus: z.array(iommuSchema).default([...DEFAULT_PARTS.iommus]),
-    devices: z.array(deviceSchema).default([...DEFAULT_PARTS.devices]),
+    iommus: z.array(iommuSchema).optional(),
+    devices: z.array(deviceSchema).optional(),
   })
+  // The devices that stand where nothing is said are behind the IOMMU that does.
+  .transform(({ iommus, devices, ...machine }): WithParts<typeof machine> => ({
+    ...machine,
+    iommus: iommus ?? [...DEFAULT_PARTS.iommus],
+    devices: devices ?? (iommus === undefined ? [...DEFAULT_PARTS.devices] : []),
+  }))
   .superRefine((machine, context) => {
+    for (const list of ['iommus', 'devices'] as const) {
+      const names = machine[list].map((each) => each.name);
+      for (const [index, name] of names.entries())
+        if (names.indexOf(name) < index)
+          context.addIssue({
+            code: 'custom',
+            path: [list, index, 'name'],
+            message: `'${name}' stands here twice; each needs a name of its own`,
+          });
+    }
     for (const [index, { type, registers, cmdqv }] of machine.iommus.entries()) {
       const refuse = (path: readonly string[], message: string): void =>
         context.addIssue({ code: 'custom', path: ['iommus', index, ...path], message });
@@ -143,6 +161,25 @@ export const machineSchema = z
       }
     }
   });
+
+/** As much of a JSON Schema as says which keys there are. */
+interface KeyedSchema {
+  readonly items?: unknown;
+  readonly properties?: Readonly<Record<string, unknown>>;
+  readonly additionalProperties?: unknown;
+}
+
+/** The keys that may stand at a path of a machine file. */
+export function machineKeys(path: readonly PropertyKey[]): readonly string[] {
+  let node: KeyedSchema = z.toJSONSchema(machineSchema, { io: 'input' });
+  for (const part of path) {
+    const inside: unknown =
+      typeof part === 'number' ? node.items : (node.properties?.[String(part)] ?? node.additionalProperties);
+    if (typeof inside !== 'object' || inside === null || Array.isArray(inside)) return [];
+    node = inside;
+  }
+  return Object.keys(node.properties ?? {});
+}
 
 /** A machine, with every default filled in. */
 export type MachineDescription = z.infer<typeof machineSchema>;

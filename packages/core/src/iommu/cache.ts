@@ -147,7 +147,10 @@ export class TranslationCache {
     return home >= 0 || domain.sizeCount === 0 ? home : this.#search(domain, space, other, hi, lo);
   }
 
-  /** The same where the entry is of the domain's smallest size, and at home: most are. -1 says nothing. */
+  /**
+   * The same where the entry is of the domain's smallest size, and at home: most are. -1 says nothing. It is as small as
+   * it has to be for V8 to make one piece of it and of who asks.
+   */
   atHome(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
     const keys = this.#keys;
     const low = (lo & domain.maskLo) | domain.size;

@@ -32,7 +32,7 @@ import {
   decodeScalableContext,
   isInvalid,
 } from './context-config.ts';
-import type { Domain, Iotlb, Source } from './iotlb.ts';
+import type { Domain, Iotlb, Source, Space } from './iotlb.ts';
 import { type PasidConfig, decodeDirectory, decodePasidEntry } from './pasid-config.ts';
 import { hasReserved, reservedMask } from './reserved.ts';
 import type { Fault } from './transaction.ts';
@@ -56,10 +56,13 @@ export interface Route {
   readonly fpd: boolean;
   readonly source: Source;
   readonly domain: Domain;
-  /** Translator.quick() may answer users' requests, for addresses without these bits of the upper word. */
-  readonly quickTop: number;
-  /** 1 where it may answer none. */
-  readonly slow: 0 | 1;
+  /** Whose requests: the source-id, and their PASID or NO_PASID. */
+  readonly requesterId: number;
+  readonly requestPasid: number;
+  /** Bits of the upper word that addresses must not have for Translator.quick(), null where it answers nothing. */
+  readonly quickTop: number | null;
+  /** Where Translator.quick() looks: Source.only, null too where it answers nothing. */
+  quickSpace: Space | null;
 }
 
 /** The domain-id that faulting entries are kept under (§6.2.2). */
@@ -68,7 +71,7 @@ const ROOT_RESERVED = reservedMask(ROOT_ENTRY.$);
 const SM_ROOT_RESERVED = reservedMask(SM_ROOT_ENTRY.$);
 
 /** Of requests without one. */
-const NO_PASID = -1;
+export const NO_PASID = -1;
 
 interface CachedContext {
   readonly context: LegacyContext | ScalableContext | Invalid;
@@ -96,10 +99,8 @@ export class ConfigTable {
   readonly #pasids = new Map<number, CachedPasid>();
   /** What contexts and PASID entries give together, by source-id and PASID. Never outlives either. */
   readonly #routes = new Map<number, Route>();
-  /** The one that was used last. */
-  #last: Route | undefined = undefined;
-  #lastRequester = 0;
-  #lastPasid = NO_PASID;
+  /** The one that was used last: most requests follow others of their function. */
+  #last: Route | null = null;
   readonly #words = new Uint32Array(PASID_ENTRY_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -118,19 +119,17 @@ export class ConfigTable {
   }
 
   /** The route of a source-id and PASID, where both caches have what it needs. */
-  cached(requesterId: number, pasid: number | null): Route | undefined {
+  cached(requesterId: number, pasid: number | null): Route | null {
+    const last = this.#last;
     const index = pasid ?? NO_PASID;
-    if (requesterId === this.#lastRequester && index === this.#lastPasid && this.#last !== undefined) {
-      return this.#last;
-    }
-    return this.#find(requesterId, index, pasid);
+    return last !== null && last.requesterId === requesterId && last.requestPasid === index
+      ? last
+      : this.#find(requesterId, pasid);
   }
 
-  #find(requesterId: number, index: number, pasid: number | null): Route | undefined {
-    const route = this.#routes.get(keyOf(requesterId, pasid));
+  #find(requesterId: number, pasid: number | null): Route | null {
+    const route = this.#routes.get(keyOf(requesterId, pasid)) ?? null;
     this.#last = route;
-    this.#lastRequester = requesterId;
-    this.#lastPasid = index;
     return route;
   }
 
@@ -207,7 +206,7 @@ export class ConfigTable {
    */
   route(requesterId: number, context: LegacyContext | ScalableContext, pasid: number | null): Route | null {
     const known = this.cached(requesterId, pasid);
-    if (known !== undefined) return known;
+    if (known !== null) return known;
     const route =
       context.mode === 'legacy'
         ? this.#legacyRoute(requesterId, context)
@@ -218,6 +217,7 @@ export class ConfigTable {
 
   #legacyRoute(requesterId: number, context: LegacyContext): Route {
     const pgtt = context.tt === TT.PASS_THROUGH ? PGTT.PASS_THROUGH : PGTT.SECOND_STAGE;
+    const source = this.#iotlb.source(requesterId, null);
     return {
       entry: {
         pgtt,
@@ -232,9 +232,11 @@ export class ConfigTable {
       pasid: -1,
       ridPrivileged: false,
       fpd: context.fpd,
-      source: this.#iotlb.source(requesterId, null),
+      source,
       domain: this.#iotlb.domain(context.did),
-      ...quickness(pgtt, false, null, context.secondStage),
+      requesterId,
+      requestPasid: NO_PASID,
+      ...quickness(source, pgtt, false, null, context.secondStage),
     };
   }
 
@@ -247,14 +249,17 @@ export class ConfigTable {
     if (isInvalid(found.entry)) return this.#fail(found.entry.invalid, fpd);
     const { entry } = found;
     const ridPrivileged = pasid === null && context.ridPrivileged;
+    const source = this.#iotlb.source(requesterId, pasid);
     return {
       entry,
       pasid: index,
       ridPrivileged,
       fpd,
-      source: this.#iotlb.source(requesterId, pasid),
+      source,
       domain: this.#iotlb.domain(entry.did),
-      ...quickness(entry.pgtt, ridPrivileged, entry.firstStage, entry.secondStage),
+      requesterId,
+      requestPasid: pasid ?? NO_PASID,
+      ...quickness(source, entry.pgtt, ridPrivileged, entry.firstStage, entry.secondStage),
     };
   }
 
@@ -332,7 +337,7 @@ export class ConfigTable {
   /** The IOTLB gave up its tags: routes that hold them are made anew. Entries stay. */
   forgetTags(): void {
     this.#routes.clear();
-    this.#last = undefined;
+    this.#last = null;
   }
 
   // --- invalidation ---
@@ -387,17 +392,18 @@ export class ConfigTable {
 
 /** What Route says of quick answers: the IOTLB knows these addresses by the words that requests have. */
 function quickness(
+  source: Source,
   pgtt: Pgtt,
   supervisor: boolean,
   firstStage: X86Config | null,
   secondStage: SecondStageConfig | null,
-): { quickTop: number; slow: 0 | 1 } {
-  if (supervisor) return { quickTop: 0, slow: 1 };
-  if (firstStage !== null) return { quickTop: firstStage.canonicalHi, slow: 0 };
-  if (pgtt === PGTT.PASS_THROUGH || secondStage!.inputLimit < 0x1_0000_0000) {
-    return { quickTop: 0, slow: 1 };
+): { quickTop: number | null; quickSpace: Space | null } {
+  const narrow = secondStage !== null && secondStage.inputLimit < 0x1_0000_0000;
+  if (supervisor || pgtt === PGTT.PASS_THROUGH || (firstStage === null && narrow)) {
+    return { quickTop: null, quickSpace: null };
   }
-  return { quickTop: secondStage!.aboveHi, slow: 0 };
+  const quickTop = firstStage === null ? secondStage!.aboveHi : firstStage.canonicalHi;
+  return { quickTop, quickSpace: source.only };
 }
 
 function keyOf(requesterId: number, pasid: number | null): number {

@@ -40,6 +40,11 @@ export interface AccessResult {
   readonly stopped: Blocked | 'bus' | null;
 }
 
+const READ_MASK = NEED.READ.mask;
+const READ_ENTRY = NEED.READ.entry;
+const WRITE_MASK = NEED.WRITE.mask;
+const WRITE_ENTRY = NEED.WRITE.entry;
+
 export class IntelIommu {
   readonly config: IntelConfig;
   readonly features: IntelFeatures;
@@ -203,20 +208,25 @@ export class IntelIommu {
 
   /** What becomes of a request. */
   translate(transaction: Transaction): Outcome {
-    return this.#quick(transaction) ?? this.#translate(transaction);
+    const slot = this.#quick(transaction);
+    return slot >= 0 ? this.#iotlb.answer(slot, transaction.lo) : this.#translate(transaction);
   }
 
-  /** The outcome of what the IOTLB wholly answers; null for anything else. */
-  #quick(transaction: Transaction): Outcome | null {
-    const { hi, lo } = transaction;
+  /** The slot of the IOTLB entry that has all that the request needs, or -1. Most requests end here. */
+  #quick(transaction: Transaction): number {
+    const { hi, lo, translated, atomic } = transaction;
     // Not `!`: what else could be false would be looked at.
-    if (this.#enabled !== true || transaction.translated === true || transaction.execute === true)
-      return null;
-    const pasid = transaction.pasid ?? null;
-    if (pasid === null && hi === 0 && isInterrupt(lo >>> 0)) return null;
-    const route = this.#table.cached(transaction.requesterId, pasid);
-    if (route === undefined || transaction.privileged === true) return null;
-    return this.#translator.quick(route, hi, lo, needOf(transaction, false, this.features.zlr));
+    if (this.#enabled !== true || translated === true || atomic === true || transaction.length === 0)
+      return -1;
+    const route = this.#table.cached(transaction.requesterId, transaction.pasid ?? null);
+    if (route === null || transaction.execute === true || transaction.privileged === true) return -1;
+    let mask = READ_MASK;
+    let entry = READ_ENTRY;
+    if (transaction.write === true) {
+      mask = WRITE_MASK;
+      entry = WRITE_ENTRY;
+    }
+    return this.#translator.quick(route, hi, lo, mask, entry);
   }
 
   #translate(transaction: Transaction): Outcome {
@@ -232,7 +242,7 @@ export class IntelIommu {
     }
     if (pasid !== null && transaction.execute === true) return this.#executeRequest(transaction, pasid);
     const known = this.#table.cached(transaction.requesterId, pasid);
-    if (known !== undefined) return this.#inRoute(known, transaction, pasid);
+    if (known !== null) return this.#inRoute(known, transaction, pasid);
     const route = this.#route(transaction, pasid);
     if ('condition' in route) return this.#block(transaction, route);
     return this.#inRoute(route, transaction, pasid);
@@ -306,18 +316,26 @@ export class IntelIommu {
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
     const scatter = new Scatter(this.#memory, data, transaction.write === true);
+    const next = packetOf(transaction);
     for (let at = 0; at < data.length;) {
-      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
-      const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
-      const lo = low >>> 0;
-      const length = Math.min(4096 - (lo & 4095), data.length - at);
-      const outcome = this.translate({ ...transaction, hi, lo, length });
-      if (outcome.kind === 'blocked') return scatter.end(outcome);
-      const reached = outcome.kind === 'interrupt' ? scatter.skip(length) : scatter.add(outcome.pa, length);
-      if (!reached) return { done: scatter.done, stopped: 'bus' };
-      if (outcome.kind === 'interrupt')
-        this.#onDeviceInterrupt(transaction.requesterId, outcome.address, load32(data, at));
+      const length = Math.min(4096 - (next.lo & 4095), data.length - at);
+      next.length = length;
+      const slot = this.#quick(next);
+      if (slot >= 0) {
+        if (!scatter.add(this.#iotlb.addressIn(slot, next.lo), length))
+          return { done: scatter.done, stopped: 'bus' };
+      } else {
+        const outcome = this.#translate(next);
+        if (outcome.kind === 'blocked') return scatter.end(outcome);
+        const interrupt = outcome.kind === 'interrupt';
+        if (!(interrupt ? scatter.skip(length) : scatter.add(outcome.pa, length)))
+          return { done: scatter.done, stopped: 'bus' };
+        if (interrupt) this.#onDeviceInterrupt(next.requesterId, outcome.address, load32(data, at));
+      }
       at += length;
+      const lo = (next.lo >>> 0) + length;
+      if (lo > 0xffff_ffff) next.hi = (next.hi + 1) >>> 0;
+      next.lo = lo >>> 0;
     }
     return scatter.end(null);
   }
@@ -381,6 +399,22 @@ function needOf(transaction: Transaction, supervisor: boolean, zlr: boolean): Ne
   if (transaction.write === true) return supervisor ? NEED.SUPERVISOR_WRITE : NEED.WRITE;
   if (transaction.length === 0 && zlr) return supervisor ? NEED.SUPERVISOR_ZERO_LENGTH : NEED.ZERO_LENGTH;
   return supervisor ? NEED.SUPERVISOR_READ : NEED.READ;
+}
+
+/** A copy that can be changed. Always of one shape, and written out: spreading and adding to it is a call. */
+function packetOf(of: Transaction) {
+  return {
+    requesterId: of.requesterId,
+    pasid: of.pasid ?? null,
+    hi: of.hi,
+    lo: of.lo,
+    write: of.write === true,
+    atomic: of.atomic === true,
+    privileged: of.privileged === true,
+    execute: of.execute === true,
+    length: 0,
+    translated: of.translated === true,
+  };
 }
 
 function load32(data: Uint8Array, at: number): number {

@@ -5,6 +5,7 @@
 import { ANY_SPACE, type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
 import type { FaultCondition } from '../spec/faults.ts';
 import { NestedTableStore } from './first-tables.ts';
+import type { Translated } from './transaction.ts';
 
 /** Second-stage, pass-through and legacy-mode entries are removed by second-stage address; the others by their own. */
 export const KIND = { SECOND: 0, FIRST: 1 } as const;
@@ -21,7 +22,7 @@ export const ENTRY = {
   SNOOP: 1 << 10,
   /** The entry holds a fault (Caching Mode). */
   FAULT: 1 << 11,
-  /** The output meets the interrupt address range. */
+  /** The output meets the interrupt address range; or addresses of requests-without-PASID do. */
   INTERRUPT: 1 << 12,
   /** log2 of its bytes, at most 30. */
   SIZE_SHIFT: 13,
@@ -172,6 +173,20 @@ export class Iotlb {
   /** Takes a slot; the caller fills it. */
   insert(space: Space, hi: number, lo: number, size: number): number {
     return this.cache.insert(space.entries, space.id, hi, lo, size);
+  }
+
+  /** Where the entry in a slot has an address. */
+  addressIn(slot: number, lo: number): number {
+    return this.out[slot]! + (lo & ((1 << (this.words[slot]! >>> ENTRY.SIZE_SHIFT)) - 1));
+  }
+
+  /** All that it says of the address. */
+  answer(slot: number, lo: number): Translated {
+    const word = this.words[slot]!;
+    const size = 1 << (word >>> ENTRY.SIZE_SHIFT);
+    const offset = lo & (size - 1);
+    const pa = this.out[slot]! + offset;
+    return { kind: 'translated', pa, bytes: size - offset, snoop: (word & ENTRY.SNOOP) !== 0 };
   }
 
   setFault(slot: number, fault: FaultCondition): void {

@@ -23,10 +23,9 @@ import type { TableView } from '../../cache-tables.ts';
 import { FAULT, type FaultCondition, INTERRUPT_RANGE } from '../spec/faults.ts';
 import { PGTT } from '../spec/pasid.ts';
 import type { IntelFeatures } from './config.ts';
-import type { Route } from './config-table.ts';
+import { NO_PASID, type Route } from './config-table.ts';
 import { FirstTables } from './first-tables.ts';
 import { ENTRY, type Iotlb, KIND, type Kind, type Space, TABLE_SPACE, highMask } from './iotlb.ts';
-import type { Translated } from './transaction.ts';
 
 /** What a request needs of each stage. */
 export interface Need {
@@ -88,7 +87,6 @@ export class Translator implements TableSpace {
   readonly #secondTables: TableView | null;
   /** Of the IOTLB, one step nearer. */
   readonly #cache: TranslationCache;
-  readonly #out: Float64Array;
   readonly #words: Int32Array;
   #route: Route | null = null;
 
@@ -101,36 +99,21 @@ export class Translator implements TableSpace {
     this.#firstTables = new FirstTables(iotlb.tables);
     this.#secondTables = iotlb.tables?.view() ?? null;
     this.#cache = iotlb.cache;
-    this.#out = iotlb.out;
     this.#words = iotlb.words;
     this.#first.cache = this.#firstTables;
     this.#second.cache = this.#secondTables;
   }
 
   /**
-   * The outcome of a user's request where the IOTLB has all that is needed; null says nothing but that translate() has
-   * to be asked.
+   * The slot of the IOTLB entry that wholly answers a user's request, -1 where there is none at home. `mask` and `entry`
+   * are those of the Need. This much is small enough for V8 to make one piece of it and of who asks.
    */
-  quick(route: Route, hi: number, lo: number, need: Need): Translated | null {
-    const { only } = route.source;
-    if (((hi & route.quickTop) | route.slow) !== 0 || only === null) return null;
-    const slot = this.#cache.atHome(only.entries, only.id, 0, hi, lo);
-    return slot < 0 ? this.#quickSearch(only, hi, lo, need) : this.#quickHit(slot, lo, need);
-  }
-
-  #quickSearch(space: Space, hi: number, lo: number, need: Need): Translated | null {
-    const slot = this.#cache.lookup(space.entries, space.id, 0, hi, lo);
-    return slot < 0 ? null : this.#quickHit(slot, lo, need);
-  }
-
-  #quickHit(slot: number, lo: number, need: Need): Translated | null {
-    const word = this.#words[slot]!;
-    if ((word & need.mask) !== need.entry) return null;
-    if (this.#trace !== null && this.#trace.active) return null;
-    const size = 1 << (word >>> ENTRY.SIZE_SHIFT);
-    const offset = lo & (size - 1);
-    const pa = this.#out[slot]! + offset;
-    return { kind: 'translated', pa, bytes: size - offset, snoop: (word & ENTRY.SNOOP) !== 0 };
+  quick(route: Route, hi: number, lo: number, mask: number, entry: number): number {
+    const { quickSpace } = route;
+    if (quickSpace === null || (hi & route.quickTop!) !== 0) return -1;
+    const slot = this.#cache.atHome(quickSpace.entries, quickSpace.id, 0, hi, lo);
+    if (slot < 0 || (this.#words[slot]! & mask) !== entry) return -1;
+    return this.#trace !== null && this.#trace.active ? -1 : slot;
   }
 
   /**
@@ -244,11 +227,11 @@ export class Translator implements TableSpace {
       return false;
     }
     const walker = this.#second;
-    const space = this.#iotlb.space(route.source, route.domain, KIND.SECOND, route.pasid, 57);
+    const space = this.#spaceOf(route, KIND.SECOND, 57);
     this.permissions = ALL_PERMISSIONS;
     this.rights = walker.rights;
     this.snoop = walker.snoop || entry.pageSnoop;
-    this.#keep(space, hi, lo, walker.leafBits, walker.out, walker.clean ? ENTRY.CLEAN2 : 0);
+    this.#keep(route, space, hi, lo, walker.leafBits, walker.out, walker.clean ? ENTRY.CLEAN2 : 0);
     return true;
   }
 
@@ -300,12 +283,12 @@ export class Translator implements TableSpace {
       return this.#refuseFirst(route, need);
     this.permissions = walker.permissions;
     if (nested && !this.#finalPage(route, tag, lo, need, want)) return false;
-    const space = this.#iotlb.space(route.source, domain, KIND.FIRST, pasid, bits);
+    const space = this.#spaceOf(route, KIND.FIRST, bits);
     const clean = walker.clean ? ENTRY.CLEAN1 : 0;
     if (!nested) {
       this.rights = ALL_RIGHTS;
       this.snoop = route.entry.pageSnoop;
-      this.#keep(space, tag, lo, walker.leafBits, walker.out, clean);
+      this.#keep(route, space, tag, lo, walker.leafBits, walker.out, clean);
       return true;
     }
     const second = this.#second;
@@ -314,7 +297,7 @@ export class Translator implements TableSpace {
     const start = addressOf(second.outHi, (second.outLo | offsetIn(page, second.leafBits)) & (-1 << size));
     this.rights = second.rights;
     this.snoop = second.snoop || route.entry.pageSnoop;
-    this.#keep(space, tag, lo, size, start, clean | (second.clean ? ENTRY.CLEAN2 : 0));
+    this.#keep(route, space, tag, lo, size, start, clean | (second.clean ? ENTRY.CLEAN2 : 0));
     return true;
   }
 
@@ -403,13 +386,30 @@ export class Translator implements TableSpace {
     return this.#first.level === route.entry.firstStage!.levels ? FAULT.SFS_6 : FAULT.SFS_7;
   }
 
+  /** The space that entries made for a route go to. */
+  #spaceOf(route: Route, kind: Kind, bits: number): Space {
+    const space = this.#iotlb.space(route.source, route.domain, kind, route.pasid, bits);
+    if (route.quickTop !== null) route.quickSpace = route.source.only;
+    return space;
+  }
+
   /** Keeps what was found, and answers with it. `start` is the output of the entry's first byte. */
-  #keep(space: Space, hi: number, lo: number, bits: number, start: number, flags: number): void {
+  #keep(
+    route: Route,
+    space: Space,
+    hi: number,
+    lo: number,
+    bits: number,
+    start: number,
+    flags: number,
+  ): void {
     const iotlb = this.#iotlb;
     const slot = iotlb.insert(space, hi, lo, bits);
     iotlb.out[slot] = start;
     const granted = this.permissions | (this.rights << ENTRY.RIGHTS_SHIFT);
-    const interrupt = start <= INTERRUPT_RANGE.LAST && start + POW2[bits]! > INTERRUPT_RANGE.START;
+    const interrupt =
+      meetsInterrupts(start, bits) ||
+      (route.requestPasid === NO_PASID && hi === 0 && meetsInterrupts((lo >>> 0) - offsetIn(lo, bits), bits));
     const other = (this.snoop ? ENTRY.SNOOP : 0) | (interrupt ? ENTRY.INTERRUPT : 0);
     iotlb.words[slot] = granted | flags | other | (bits << ENTRY.SIZE_SHIFT);
     this.#place(start, lo, bits);
@@ -420,7 +420,7 @@ export class Translator implements TableSpace {
   #keepFault(route: Route, kind: Kind, tag: number, lo: number): void {
     if (!this.#features.cachingMode || !KEPT_FAULTS.has(this.#second.fault)) return;
     const bits = kind === KIND.FIRST ? inputBits(route) : 57;
-    const space = this.#iotlb.space(route.source, route.domain, kind, route.pasid, bits);
+    const space = this.#spaceOf(route, kind, bits);
     this.#iotlb.setFault(this.#iotlb.insert(space, tag, lo, 12), this.fault!);
     if (this.#trace !== null && this.#trace.active) this.#traceFill(space, tag, lo, 12, this.fault);
   }
@@ -452,6 +452,11 @@ const KEPT_FAULTS: ReadonlySet<number> = new Set([SS_FAULT.FETCH, SS_FAULT.RESER
 /** Legacy mode: neither read nor write is granted. */
 function absent(need: number): FaultCondition {
   return (need & SS_RIGHTS.WRITE) !== 0 ? FAULT.LGN_2 : FAULT.LGN_3;
+}
+
+/** Whether the 2^bits bytes from `start` on meet the interrupt address range. */
+function meetsInterrupts(start: number, bits: number): boolean {
+  return start <= INTERRUPT_RANGE.LAST && start + POW2[bits]! > INTERRUPT_RANGE.START;
 }
 
 /** Address bits that first-stage tables translate. */

@@ -252,6 +252,24 @@ export const PASIDS = topic('PASID', (rule) => {
     same(rig.dma(0xfeef_fffcn, { write: true, length: 4 }), { kind: 'interrupt', address: 0xfeef_fffc });
     same(rig.faults(), []);
   });
+  rule('§3.15', 'so too within a large page that is in the IOTLB, but for requests-with-PASID', () => {
+    for (const [level, start, outside] of [
+      [2, 0xfee0_0000n, 0xfef0_0000n],
+      [3, 0xc000_0000n, 0xc000_0000n],
+    ] as const) {
+      const offset = Number(0xfee0_0000n - start);
+      const interrupt = { kind: 'interrupt', address: 0xfee0_0000 };
+      for (const [rig, pasid, seen] of [
+        [new Rig(), null, interrupt],
+        [new Rig(), 1, { kind: 'translated', pa: AT.data + offset }],
+      ] as const) {
+        rig.first({}, {}, pasid ?? 0).map(start, DATA, { level });
+        const W = { pasid, write: true, length: 4 };
+        for (let i = 0; i < 2; i++) has(rig.dma(outside, W), { kind: 'translated' });
+        for (let i = 0; i < 2; i++) has(rig.dma(0xfee0_0000n, W), seen);
+      }
+    }
+  });
   rule('§3.15', 'a zero-length read of the interrupt range bypasses remapping', () => {
     has(new Rig().dma(0xfee0_1000n, { length: 0 }), { kind: 'interrupt' });
   });

@@ -8,7 +8,8 @@ import { AmdFunction, AmdUnit } from '../iommu/amd/platform.ts';
 import { HwViommu } from '../iommu/amd/viommu/hw-viommu.ts';
 import type { Viommu } from '../iommufd/viommu.ts';
 import { Kernel } from './kernel.ts';
-import { AmdVm, guestCommand, guestDte, GuestTables, type AmdPort } from './testing/amd-guest.ts';
+import { GuestTables, X86 } from '../iommu/arm-smmu-v3/testing/program.ts';
+import { AmdVm, guestCommand, guestDte, type AmdPort } from './testing/amd-guest.ts';
 import { partsOf } from './testing/vendors.ts';
 import type { Vendor } from './vendor.ts';
 
@@ -110,7 +111,7 @@ class Guest {
     this.vm = new AmdVm(kernel, 100 + name, [name, 2 + name], VIRTUAL_ID);
     const { guest } = this.vm;
     this.ports = this.vm.ports.map((port, index) => new Port(port, units[index]!, viommuOf(this.vm, port)));
-    this.tables = Array.from({ length: TABLES }, () => new GuestTables(guest));
+    this.tables = Array.from({ length: TABLES }, () => new GuestTables(guest, X86));
     this.entries = Array.from({ length: TABLES }, () => Array.from({ length: IOVAS }, () => null));
     this.gcr3Pages = this.gcr3s.map(() => guest.page());
     this.pages = Array.from({ length: PAGES }, (_, page) => (page === MOVING ? MOVING_GPA : guest.page()));

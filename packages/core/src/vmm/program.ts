@@ -27,7 +27,7 @@ const PROT_READ = 1;
 const PROT_WRITE = 2;
 
 // oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
+export type AnyStruct = Struct<any>;
 type Values<Layout extends AnyStruct> = ReturnType<Layout['create']>;
 
 /** A request that was refused, with the struct as it came back: some say there how far they came. */

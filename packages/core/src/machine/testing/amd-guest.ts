@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import * as amd from '../../abi/amd-viommu.ts';
 import * as abi from '../../abi/iommufd.ts';
-import type { GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { GuestTables, X86 } from '../../iommu/arm-smmu-v3/testing/program.ts';
 import { BUFFER } from '../../iommufd/testing/program.ts';
 import { MappedFile } from '../../vmm/mapped-file.ts';
 import type { Kernel } from '../kernel.ts';
@@ -12,35 +12,6 @@ import { Vm, type Passed } from './vm.ts';
 const DATA = BUFFER + 0x8000n;
 const PAGE = 0x1000n;
 const RING_BYTES = 0x1000;
-
-/** Four levels of x86's tables in guest memory: P, R/W, U/S, A and D everywhere. */
-export class GuestTables {
-  readonly root: bigint;
-  readonly #memory: GuestMemory;
-
-  constructor(memory: GuestMemory) {
-    this.#memory = memory;
-    this.root = memory.page();
-  }
-
-  #entry(address: bigint): bigint {
-    let table = this.root;
-    for (let level = 3n; level > 0n; level--) {
-      const at = table + ((address >> (12n + 9n * level)) & 511n) * 8n;
-      if (this.#memory.read64(at) === 0n) this.#memory.write64(at, this.#memory.page() | 0x27n);
-      table = this.#memory.read64(at) & ~0xfffn;
-    }
-    return table + ((address >> 12n) & 511n) * 8n;
-  }
-
-  map(address: bigint, gpa: bigint): void {
-    this.#memory.write64(this.#entry(address), gpa | 0x67n);
-  }
-
-  unmap(address: bigint): void {
-    this.#memory.write64(this.#entry(address), 0n);
-  }
-}
 
 /** A guest's DTE: V, TV, GIOV, GV, the GCR3 table, and its domain id; four levels. */
 export function guestDte(gcr3: bigint, domain: bigint): readonly bigint[] {
@@ -169,7 +140,7 @@ export class AmdVm extends Vm {
 
   /** Gives the first device guest tables under the guest's domain id. */
   translate(domain: bigint): GuestTables {
-    const tables = new GuestTables(this.guest);
+    const tables = new GuestTables(this.guest, X86);
     const gcr3 = this.guest.page();
     this.guest.write64(gcr3, tables.root | 1n);
     const { errno, id } = this.port.nestedOf(guestDte(gcr3, domain));

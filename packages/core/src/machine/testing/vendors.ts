@@ -19,9 +19,10 @@ import {
   guestCommand,
   guestSte,
   GuestTables,
+  X86,
   writeGuestCd,
 } from '../../iommu/arm-smmu-v3/testing/program.ts';
-import type { EntryFormat, GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import type { GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
 import { amdIommu } from '../amd-iommu.ts';
@@ -100,9 +101,6 @@ const arm: VendorCase = {
   atcCommand: (id, iova) =>
     smmuCommands(IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3, guestCommand.atcInv(Number(id), iova, 0n)),
 };
-
-/** Present, writable, user, accessed, dirty. */
-const X86: EntryFormat = { table: 0x27n, page: 0x67n, readOnlyPage: 0x65n };
 
 const intel: VendorCase = {
   name: 'intel-iommu',

@@ -33,7 +33,7 @@ export class GuestPages {
 
   /** The address of a page that a word holds, without the bits around it. */
   addressAt(at: number): number {
-    return exact(this.load(at) & 0xf_ffff_ffff_f000n);
+    return addressOf(this.load(at));
   }
 
   write(at: number, text: string): void {
@@ -50,29 +50,37 @@ export class GuestPages {
   }
 }
 
+function addressOf(word: bigint): number {
+  return exact(word & 0xf_ffff_ffff_f000n);
+}
+
+/** What entries say beside an address, and how many levels of tables there are. */
+export interface TableFormat {
+  readonly levels: number;
+  readonly tableBits: bigint;
+  readonly pageBits: bigint;
+}
+
 /** A page table of 4 KiB pages and 512 entries a level, as Arm, Intel and AMD all have them; they differ in the bits. */
 export class GuestPageTable {
   readonly root: number;
-  readonly #pages: GuestPages;
-  readonly #levels: number;
-  readonly #tableBits: bigint;
-  readonly #pageBits: bigint;
+  readonly #pages: Pick<GuestPages, 'take' | 'load' | 'store'>;
+  readonly #format: TableFormat;
 
-  constructor(pages: GuestPages, format: { levels: number; tableBits: bigint; pageBits: bigint }) {
+  constructor(pages: Pick<GuestPages, 'take' | 'load' | 'store'>, format: TableFormat) {
     this.#pages = pages;
-    this.#levels = format.levels;
-    this.#tableBits = format.tableBits;
-    this.#pageBits = format.pageBits;
+    this.#format = format;
     this.root = pages.take();
   }
 
   /** Where the entry of a page is; makes the tables on the way. */
   #entry(iova: bigint): number {
     let table = this.root;
-    for (let level = this.#levels - 1; level > 0; level--) {
+    for (let level = this.#format.levels - 1; level > 0; level--) {
       const at = table + this.#index(iova, level) * 8;
-      if (this.#pages.load(at) === 0n) this.#pages.store(at, BigInt(this.#pages.take()) | this.#tableBits);
-      table = this.#pages.addressAt(at);
+      if (this.#pages.load(at) === 0n)
+        this.#pages.store(at, BigInt(this.#pages.take()) | this.#format.tableBits);
+      table = addressOf(this.#pages.load(at));
     }
     return table + this.#index(iova, 0) * 8;
   }
@@ -81,8 +89,8 @@ export class GuestPageTable {
     return exact((iova >> BigInt(12 + 9 * level)) & 511n);
   }
 
-  map(iova: bigint, page: number): void {
-    this.#pages.store(this.#entry(iova), BigInt(page) | this.#pageBits);
+  map(iova: bigint, page: number, bits = this.#format.pageBits): void {
+    this.#pages.store(this.#entry(iova), BigInt(page) | bits);
   }
 
   unmap(iova: bigint): void {

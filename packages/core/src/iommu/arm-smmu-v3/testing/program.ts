@@ -1,21 +1,15 @@
 import { assert } from '../../../base/assert.ts';
 import { failed, type Result } from '../../../base/result.ts';
-import type { Struct } from '../../../base/struct.ts';
+import { big, exact } from '../../../base/u64.ts';
 import * as abi from '../../../abi/iommufd.ts';
 import { iommu_hwpt_arm_smmuv3 } from '../../../abi/iommufd-data.ts';
 import type { OpenFile } from '../../../memory/file.ts';
 import type { Task } from '../../../memory/process.ts';
-import { SimulatedProcess, simulatedTask } from '../../../memory/simulated-process.ts';
+import type { SimulatedProcess } from '../../../memory/simulated-process.ts';
+import { GuestPageTable, type TableFormat } from '../../../vmm/guests/guest-pages.ts';
+import { Program, type AnyStruct, type RefusedRequest } from '../../../vmm/program.ts';
 
 // For tests: a program that has /dev/iommu open, and a guest that it runs.
-
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
-
-/** Where the program keeps its structs, and the data that they point to. */
-const ARGUMENT = 0x1000_0000n;
-const DATA = 0x1001_0000n;
-const SCRATCH_BYTES = 0x10_0000n;
 
 /** ASCII. */
 export function bytesOf(text: string): Uint8Array {
@@ -26,20 +20,24 @@ export function textOf(bytes: Uint8Array): string {
   return String.fromCharCode(...bytes);
 }
 
+/** A program of the VMM's kind, with requests that answer the struct as it came back, whatever the errno. */
 export class TestProgram {
   readonly process: SimulatedProcess;
   readonly task: Task;
   readonly file: OpenFile;
   /** Of the last request: 0 where it succeeded. */
   errno = 0;
+  readonly #program: Program;
+  readonly #fd: number;
 
   constructor(pid: number, open: (task: Task) => Result<OpenFile>) {
-    this.process = new SimulatedProcess(pid);
-    this.process.memory.map(ARGUMENT, SCRATCH_BYTES);
-    this.task = simulatedTask(this.process);
-    const file = open(this.task);
-    assert(!failed(file), 'the file opens');
-    this.file = file;
+    this.#program = new Program({ open: (_path, task) => open(task) }, pid);
+    this.process = this.#program.process;
+    this.task = this.#program.task;
+    const fd = this.#program.open('/dev/iommu');
+    assert(!failed(fd), 'the file opens');
+    this.#fd = fd;
+    this.file = this.process.file(fd) as OpenFile;
   }
 
   /** Makes a request; answers the struct as it came back. */
@@ -48,12 +46,9 @@ export class TestProgram {
     layout: Layout,
     values: Partial<ReturnType<Layout['create']>>,
   ): ReturnType<Layout['create']> {
-    const bytes = new Uint8Array(layout.size);
-    layout.write(bytes, 0, { ...layout.create(), ...values, size: layout.size });
-    this.write(ARGUMENT, bytes);
-    this.errno = Math.abs(this.file.ioctl(this.task, cmd, ARGUMENT));
-    this.process.memory.read(ARGUMENT, bytes);
-    return layout.read(bytes) as ReturnType<Layout['create']>;
+    const done = this.#program.request(this.#fd, cmd, layout, values);
+    this.errno = failed(done) ? done.errno : 0;
+    return failed(done) ? ((done as RefusedRequest).answer as ReturnType<Layout['create']>) : done;
   }
 
   write(va: bigint, bytes: Uint8Array): void {
@@ -68,8 +63,7 @@ export class TestProgram {
 
   /** Puts bytes where a request can point to. */
   data(bytes: Uint8Array): bigint {
-    this.write(DATA, bytes);
-    return DATA;
+    return this.#program.place(bytes);
   }
 
   // ---- requests ----
@@ -155,26 +149,23 @@ export class TestProgram {
 
   /** read(2) of a queue; what came, or the negative errno. */
   readFile(fd: number, count: number): Uint8Array | number {
-    const file = this.process.file(fd) as OpenFile;
-    const done = file.read!(this.task, DATA, count);
-    return done < 0 ? done : this.read(DATA, done);
+    const done = this.#program.read(fd, count);
+    return failed(done) ? -done.errno : done;
   }
 
   writeFile(fd: number, bytes: Uint8Array): number {
-    const file = this.process.file(fd) as OpenFile;
-    return file.write!(this.task, this.data(bytes), bytes.length);
+    const done = this.#program.write(fd, bytes);
+    return failed(done) ? -done.errno : done;
   }
 }
 
 // ---- the guest ----
 
 const PAGE = 0x1000n;
-const LEVEL_BITS = 9n;
 /** A page of stage 1: valid, Attr 0, not privileged, Inner Shareable, accessed, not global. */
 const LEAF = 0b11n | (1n << 6n) | (3n << 8n) | (1n << 10n) | (1n << 11n);
 const READ_ONLY = 1n << 7n;
 const TABLE = 0b11n;
-const ADDRESS = 0xffff_ffff_f000n;
 
 /** A program that has a guest. */
 export interface GuestHost {
@@ -233,47 +224,47 @@ export class GuestMemory {
 }
 
 /** What entries of four levels of 4 KiB tables say beside an address. */
-export interface EntryFormat {
-  readonly table: bigint;
-  readonly page: bigint;
-  readonly readOnlyPage: bigint;
+export interface EntryFormat extends TableFormat {
+  readonly readOnlyPageBits: bigint;
 }
 
-const VMSA: EntryFormat = { table: TABLE, page: LEAF, readOnlyPage: LEAF | READ_ONLY };
+const VMSA: EntryFormat = {
+  levels: 4,
+  tableBits: TABLE,
+  pageBits: LEAF,
+  readOnlyPageBits: LEAF | READ_ONLY,
+};
+/** Tables of x86 and of AMD's guests: present, writable, user, accessed; pages dirty as well. */
+export const X86: EntryFormat = { levels: 4, tableBits: 0x27n, pageBits: 0x67n, readOnlyPageBits: 0x65n };
 
 /** Stage 1 tables of a guest: 4 KiB pages, 48 bits, four levels; VMSAv8-64 where `format` says nothing else. */
 export class GuestTables {
   readonly memory: GuestMemory;
   readonly root: bigint;
+  readonly #table: GuestPageTable;
   readonly #format: EntryFormat;
 
   constructor(memory: GuestMemory, format: EntryFormat = VMSA) {
     this.memory = memory;
     this.#format = format;
-    this.root = memory.page();
-  }
-
-  #entry(iova: bigint): bigint {
-    let table = this.root;
-    for (let level = 0n; level < 3n; level++) {
-      const at = table + ((iova >> (39n - level * LEVEL_BITS)) & 511n) * 8n;
-      let descriptor = this.memory.read64(at);
-      if (descriptor === 0n) {
-        descriptor = this.memory.page() | this.#format.table;
-        this.memory.write64(at, descriptor);
-      }
-      table = descriptor & ADDRESS;
-    }
-    return table + ((iova >> 12n) & 511n) * 8n;
+    this.#table = new GuestPageTable(
+      {
+        take: () => exact(memory.page()),
+        load: (at) => memory.read64(big(at)),
+        store: (at, value) => memory.write64(big(at), value),
+      },
+      format,
+    );
+    this.root = big(this.#table.root);
   }
 
   map(iova: bigint, ipa: bigint, writable = true): void {
-    const { page, readOnlyPage } = this.#format;
-    this.memory.write64(this.#entry(iova), (writable ? page : readOnlyPage) | ipa);
+    const { pageBits, readOnlyPageBits } = this.#format;
+    this.#table.map(iova, exact(ipa), writable ? pageBits : readOnlyPageBits);
   }
 
   unmap(iova: bigint): void {
-    this.memory.write64(this.#entry(iova), 0n);
+    this.#table.unmap(iova);
   }
 }
 

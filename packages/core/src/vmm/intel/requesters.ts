@@ -101,7 +101,7 @@ export class Requesters {
   /** EEXIST where the guest has such a requester; and what the kernel says. */
   add(device: AssignedDevice, id: number, pasidLimit: number, state: RootState): Result<void> {
     if (this.#byId.has(id)) return fail(EEXIST, `the guest has a requester ${hex(id)}`);
-    const parent = this.#parentFor(device, pasidLimit > 0);
+    const parent = this.#parentFor(device);
     if (failed(parent)) return parent;
     const slots = new Map<Key, Slot>([[null, OFF]]);
     const requester: Requester = { device, id, pasidLimit, parent, slots };
@@ -110,9 +110,10 @@ export class Requesters {
   }
 
   /** Attaches the device to a second stage of the guest's memory: one that others have, or else a new one. */
-  #parentFor(device: AssignedDevice, pasids: boolean): Result<number> {
+  #parentFor(device: AssignedDevice): Result<number> {
     for (const parent of this.#parents) if (!failed(device.attach(parent))) return parent;
-    const parent = this.#vm.nestParent(device, pasids);
+    // A device that comes later may use PASIDs.
+    const parent = this.#vm.nestParent(device, true);
     if (failed(parent)) return parent;
     const attached = device.attach(parent);
     if (failed(attached)) return attached;

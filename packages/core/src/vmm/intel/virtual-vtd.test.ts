@@ -101,4 +101,68 @@ describe('a guest behind a virtual VT-d', () => {
       '/dev/vfio/devices/vfio1 is behind a unit without FS5LP',
     ]);
   });
+
+  it('gives devices PASIDs behind one unit or several, whether the first has them or not', async () => {
+    const description = machineSchema.parse({
+      iommus: [
+        { name: 'dmar0', type: 'intel-iommu' },
+        { name: 'dmar1', type: 'intel-iommu' },
+      ],
+      devices: [
+        { name: '0000:01:00.0', iommu: 'dmar0' },
+        { name: '0000:02:00.0', iommu: 'dmar0', pasids: 128 },
+        { name: '0000:03:00.0', iommu: 'dmar1', pasids: 128 },
+      ],
+    });
+    const { vm, unit, devices } = await boot(new Kernel({ parts: await loadParts(description) }), 3);
+    for (const [index, device] of devices.entries()) ok(unit.addDevice(device, ID + index * 8));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    const space = driver.space();
+    const [before, after] = [driver.pages.take(), driver.pages.take()];
+    driver.pages.write(before, 'old');
+    driver.pages.write(after, 'new');
+    space.tables.map(IOVA, before);
+    // Beyond the first table of 64; a device without PASIDs has none, whatever the guest says.
+    for (const index of [0, 1, 2]) driver.attach(ID + index * 8, space, 100);
+    driver.bypass(ID + 8);
+    const all = (): string[] => devices.map((device) => found(device, IOVA, 100));
+    expect(all()).toEqual(['fault', 'old', 'old']);
+    space.tables.map(IOVA, after);
+    driver.invalidate(ID, space, IOVA, 100);
+    expect(all()).toEqual(['fault', 'new', 'new']);
+  });
+
+  it('takes any PASID for requests without one', async () => {
+    const { vm, unit, devices } = await boot(await machine('intel-iommu'));
+    ok(unit.addDevice(devices[0]!, ID));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    const space = driver.space();
+    const page = driver.pages.take();
+    driver.pages.write(page, 'abc');
+    space.tables.map(IOVA, page);
+    driver.attach(ID, space, 7);
+    expect([found(devices[0]!, IOVA), found(devices[0]!, IOVA, 7)]).toEqual(['fault', 'abc']);
+    const context = driver.pages.addressAt(driver.unit.root) + ID * 32;
+    driver.pages.store(context + 8, 7n); // RID_PASID
+    driver.unit.submit(0x1n | (1n << 4n)); // cc_inv_dsc, global
+    driver.unit.wait();
+    expect([found(devices[0]!, IOVA), found(devices[0]!, IOVA, 7)]).toEqual(['abc', 'abc']);
+    // The entry changes for both.
+    driver.detach(ID, 7);
+    expect([found(devices[0]!, IOVA), found(devices[0]!, IOVA, 7)]).toEqual(['fault', 'fault']);
+  });
+
+  it('has no page requests of a device without them, and translates it all the same', async () => {
+    const { vm, unit, devices } = await boot(await machine('intel-iommu', { ats: false }));
+    ok(unit.addDevice(devices[0]!, ID));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    const space = driver.space();
+    const page = driver.pages.take();
+    driver.pages.write(page, 'abc');
+    space.tables.map(IOVA, page);
+    driver.attach(ID, space);
+    expect(found(devices[0]!, IOVA)).toBe('abc');
+    expect(found(devices[0]!, IOVA + 0x1000n)).toBe('fault');
+    expect(unit.poll()).toBe(false);
+  });
 });

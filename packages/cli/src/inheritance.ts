@@ -1,4 +1,4 @@
-import { fstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, fstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 // What a program would have inherited had it been started without us. Node makes every descriptor that it finds
 // close-on-exec and raises RLIMIT_NOFILE (src/node.cc InitializeOncePerProcess(), PlatformInit()); the program shall not
@@ -9,7 +9,7 @@ const OWN = /^anon_inode:\[(?:eventpoll|eventfd|io_uring)\]$/;
 
 /** Descriptors from 3 on that we were started with, as far as they can be told from Node's own. */
 export function inheritedDescriptors(): number[] {
-  const open = readdirSync('/proc/self/fd').flatMap((name) => {
+  const open = namesIn('/proc/self/fd').flatMap((name) => {
     const fd = Number.parseInt(name, 10);
     try {
       return fd < 3 ? [] : [{ fd, link: readlinkSync(`/proc/self/fd/${fd}`) }];
@@ -27,6 +27,11 @@ export function inheritedDescriptors(): number[] {
       return !isOwnNull(fd, link);
     })
     .map(({ fd }) => fd);
+}
+
+/** Without /proc the program cannot be started, which the supervisor says. */
+function namesIn(directory: string): string[] {
+  return existsSync(directory) ? readdirSync(directory) : [];
 }
 
 /** libuv keeps /dev/null open while it sets up standard streams. */

@@ -24,6 +24,7 @@ export interface RunOptions {
   readonly trace?: string;
   readonly quiet?: boolean;
   readonly stopReads?: boolean;
+  readonly stopIoUring?: boolean;
   readonly unlimitedPins?: boolean;
 }
 
@@ -66,6 +67,7 @@ function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], option
     inherit: inheritedDescriptors(),
     ...(descriptorsMax === undefined ? {} : { descriptorsMax }),
     stopReads: options.stopReads === true,
+    stopIoUring: options.stopIoUring === true,
     unlimitedPins: options.unlimitedPins === true,
     jobControl: true,
   });

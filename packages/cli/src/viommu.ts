@@ -34,6 +34,7 @@ program
     '--stop-reads',
     'stop read and write on every descriptor, so that event queues have Linux’s numbers',
   )
+  .option('--stop-io-uring', 'refuse io_uring, so that programs which can do without make system calls')
   .option('--unlimited-pins', 'let programs pin any amount of memory, whatever RLIMIT_MEMLOCK is')
   .passThroughOptions()
   .action(async (name: string, args: string[], options: RunOptions) => {

@@ -23,6 +23,9 @@
 #error "viommu runs on x86-64 and arm64"
 #endif
 
+#ifndef __NR_io_uring_setup
+#define __NR_io_uring_setup 425
+#endif
 #ifndef __NR_openat2
 #define __NR_openat2 437
 #endif
@@ -72,7 +75,7 @@ static const int stopped_by_descriptor[] = { __NR_read, __NR_write, __NR_readv, 
 static const int stopped_by_offset[] = { __NR_pread64,	__NR_pwrite64, __NR_preadv,
 					 __NR_pwritev, __NR_preadv2,  __NR_pwritev2 };
 
-enum label { NEXT, ALLOW, STOP, IOCTL, MMAP, BY_OFFSET, BY_DESCRIPTOR, LABELS };
+enum label { NEXT, ALLOW, STOP, REFUSE, IOCTL, MMAP, BY_OFFSET, BY_DESCRIPTOR, LABELS };
 
 #define CODE_MAX 96
 struct assembler {
@@ -128,6 +131,8 @@ static void assemble(struct assembler *a, const struct filter_options *options)
 		jump(a, BPF_JEQ, stopped_by_offset[i], BY_OFFSET, NEXT);
 	for (size_t i = 0; i < sizeof(always_stopped) / sizeof(int); i++)
 		jump(a, BPF_JEQ, always_stopped[i], STOP, NEXT);
+	if (options->stop_io_uring)
+		jump(a, BPF_JEQ, __NR_io_uring_setup, REFUSE, NEXT);
 	jump(a, BPF_JA, 0, ALLOW, ALLOW);
 
 	label(a, IOCTL);
@@ -164,6 +169,9 @@ static void assemble(struct assembler *a, const struct filter_options *options)
 
 	label(a, ALLOW);
 	emit(a, BPF_RET | BPF_K, SECCOMP_RET_ALLOW, NEXT, NEXT);
+	/* As with the sysctl kernel.io_uring_disabled. */
+	label(a, REFUSE);
+	emit(a, BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM, NEXT, NEXT);
 	label(a, STOP);
 	emit(a, BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF, NEXT, NEXT);
 }

@@ -129,8 +129,8 @@ static int *integers(napi_env env, napi_value value, int *count)
 }
 
 /*
- * spawn(candidates, argv, envp, inherit, nofileSoft, windowLow, windowHigh, stopReads): the process id, with out[0] = 1
- * where the kernel wakes synchronously; or -1, with out[0] = the stage that failed and out[1] = errno.
+ * spawn(candidates, argv, envp, inherit, nofileSoft, windowLow, windowHigh, stopReads, stopIoUring): the process id, with
+ * out[0] = 1 where the kernel wakes synchronously; or -1, with out[0] = the stage that failed and out[1] = errno.
  */
 static napi_value spawn(napi_env env, napi_callback_info info)
 {
@@ -138,9 +138,9 @@ static napi_value spawn(napi_env env, napi_callback_info info)
 	struct spawn_result result = { SPAWN_FORK, ENOMEM, -1, -1 };
 	struct spawn_options options;
 	uint32_t argc, count;
-	napi_value argv[8];
+	napi_value argv[9];
 
-	glue_args(env, info, argv, 8);
+	glue_args(env, info, argv, 9);
 	options.candidates = glue_strings(env, argv[0], 0, &count);
 	options.argv = glue_strings(env, argv[1], 0, &argc);
 	options.envp = glue_strings(env, argv[2], 0, &count);
@@ -149,6 +149,7 @@ static napi_value spawn(napi_env env, napi_callback_info info)
 	options.filter.window_low = (int)glue_int(env, argv[5]);
 	options.filter.window_high = (int)glue_int(env, argv[6]);
 	options.filter.stop_reads = glue_int(env, argv[7]) != 0;
+	options.filter.stop_io_uring = glue_int(env, argv[8]) != 0;
 	options.shell_argv = calloc(argc + 2, sizeof(char *));
 	if (options.candidates && options.argv && options.envp && options.inherit && options.shell_argv) {
 		options.shell_argv[0] = "/bin/sh";

@@ -199,6 +199,7 @@ struct sock_fprog;
 struct filter_options {
 	int window_low, window_high; /* descriptors low..high-1 have read and write stopped */
 	bool stop_reads;	     /* every descriptor from 3 on has */
+	bool stop_io_uring;	     /* io_uring_setup() fails with EPERM */
 };
 int filter_build(const struct filter_options *options, struct sock_fprog *program);
 enum op filter_op(const struct seccomp_data *data, struct mailbox *box, uint64_t *path_va, int *dirfd);

@@ -64,6 +64,7 @@ export interface Native {
     windowLow: number,
     windowHigh: number,
     stopReads: boolean,
+    stopIoUring: boolean,
   ): number;
   /** Sends the mailbox's response, then waits: 1 with something in the mailbox, 0 after the timeout, -errno. */
   next(timeoutMs: number): number;

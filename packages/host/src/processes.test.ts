@@ -162,6 +162,24 @@ test('the limit of locked memory does not count where nobody asks for it', () =>
   expect(harness.lines(['who'], { env: { UNLIMITED_PINS: '1' } })).toContain('memlock -1');
 });
 
+test('a program may have filters of its own, but no second listener', () => {
+  expect(harness.lines(['sandbox'])).toEqual([
+    'filter ok',
+    'allowed works',
+    'listener EBUSY',
+    'refusal ok',
+    'refused EPERM',
+  ]);
+});
+
+test('a program may close every descriptor', () => {
+  expect(harness.lines(['closing'])).toEqual(['close_range ok', 'again works', 'as-0 works']);
+});
+
+test('io_uring is refused where that is asked for', () => {
+  expect(harness.lines(['uring'], { env: { STOP_IO_URING: '1' } })).toEqual(['io_uring EPERM']);
+});
+
 describe("where a container's filter refuses process_vm_readv(), pidfd_getfd() and kcmp()", () => {
   const as = (): RunOptions => ({ as: [`${harness.directory}/client`, 'deny'] });
 

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { errnoName } from '@viommu/core/abi/errno';
 import { SPAWN, type Mailbox, type Native } from './native.ts';
 
@@ -23,6 +23,8 @@ export interface ProgramOptions {
   readonly inherit?: readonly number[];
   /** The program's soft RLIMIT_NOFILE; as it is here where left out. */
   readonly descriptorsMax?: number;
+  /** Refuse io_uring_setup(2) with EPERM: what is done by io_uring is not seen. */
+  readonly stopIoUring?: boolean;
 }
 
 /** Descriptors low..high-1: where files are put whose read(2) and write(2) must be stopped. */
@@ -67,15 +69,25 @@ export function spawnProgram(
     low,
     high,
     window === null,
+    options.stopIoUring === true,
   );
   if (pid < 0) throw startFailure(name, box.out[0]!, box.out[1]!);
   return pid;
 }
 
 /** Where execvp(3) would look. */
-function candidates(name: string, path: string | undefined): string[] {
+export function candidates(name: string, path: string | undefined): string[] {
   if (name === '' || name.includes('/')) return [name];
   return (path ?? '/bin:/usr/bin').split(':').map((directory) => `${directory || '.'}/${name}`);
+}
+
+/** Throws {@link StartFailure} where there is no procfs, by which everything is found out about the program. */
+export function checkProc(): void {
+  if (existsSync('/proc/self/status')) return;
+  throw new StartFailure(
+    125,
+    '/proc is not mounted here, and viommu looks at programs by it: mount -t proc proc /proc',
+  );
 }
 
 /** Throws {@link StartFailure} where Yama keeps everybody from the memory of processes, their parents too. */

@@ -76,6 +76,14 @@ describe('a program that cannot be started', () => {
     expect(status).toBe(126);
   });
 
+  test('has no /proc: the mount that is missing is named', () => {
+    const as = ['unshare', '--user', '--map-root-user', '--mount'];
+    const hide = ['sh', '-c', 'mount -t tmpfs none /proc && exec "$@"', 'sh'];
+    const { status, stderr } = harness.run(['ordinary'], { as: [...as, ...hide] });
+    expect(stderr).toMatch(/^viommu: \/proc is not mounted here.*mount -t proc proc \/proc\n$/);
+    expect(status).toBe(125);
+  });
+
   test('is behind another supervisor already: what is in the way is named', () => {
     const args = [`${harness.directory}/main.mjs`, '/bin/true'];
     const { status, stderr } = harness.run(args, { program: process.execPath });

@@ -14,7 +14,10 @@ import { answerPathCall, findTarget, PATH_PATTERNS } from './path-calls.ts';
 import { choosePlaceholderDirectory } from './placeholder-directory.ts';
 import { Processes, type HostTask } from './processes.ts';
 import { SharedFiles } from './shared-files.ts';
+import { programWarnings } from './program-file.ts';
 import {
+  candidates,
+  checkProc,
   checkYama,
   chooseWindow,
   descriptorsMax,
@@ -77,6 +80,7 @@ export class Supervisor {
 
   /** Starts the program. Throws {@link StartFailure} where that does not succeed. */
   constructor(options: SupervisorOptions) {
+    checkProc();
     checkYama();
     const native = loadNative();
     const buffer = native.create(PATH_PATTERNS);
@@ -87,11 +91,11 @@ export class Supervisor {
     this.#shared = new SharedFiles(native, box, () => this.#machine.processes.memories());
     this.#machine = this.#build(options);
     const window = this.#window(options);
+    const [name = ''] = options.argv;
+    const warnings = programWarnings(name, candidates(name, options.env['PATH']));
     this.pid = spawnProgram(native, box, options, window);
-    this.warnings =
-      box.out[0] === 1
-        ? []
-        : ['this kernel has no synchronous wake-up (Linux 6.6): calls take several times as long'];
+    const slow = 'this kernel has no synchronous wake-up (Linux 6.6): calls take several times as long';
+    this.warnings = [...(box.out[0] === 1 ? [] : [slow]), ...warnings];
     this.#jobControl = options.jobControl === true ? new JobControl(native, box, this.pid) : null;
     this.#watchProgram();
   }

@@ -21,7 +21,7 @@ const NAME = 'viommu-sysfs-';
 /** What paths into a tree look like: those that start from a descriptor of one of its directories. */
 export const TREE_PATTERN = `*/${NAME}*`;
 /** Numbers of processes mean something within a PID namespace alone. */
-const PID_NAMESPACE = readlinkSync('/proc/self/ns/pid').replaceAll(/\D/g, '');
+const pidNamespace = (): string => readlinkSync('/proc/self/ns/pid').replaceAll(/\D/g, '');
 const BELOW_TREE = new RegExp(`/${NAME}[^/]*(?=/|$)`);
 const O_CLOEXEC = 0o2000000;
 const O_DIRECTORY = process.arch === 'arm64' ? 0o40000 : 0o200000;
@@ -95,7 +95,7 @@ export class SysfsTree {
     if (this.#nodes !== null) return this.#nodes;
     sweep(this.#directory);
     const nodes = this.#contents();
-    this.#root = realpathSync(mkdtempSync(`${this.#directory}/${NAME}${PID_NAMESPACE}-${process.pid}-`));
+    this.#root = realpathSync(mkdtempSync(`${this.#directory}/${NAME}${pidNamespace()}-${process.pid}-`));
     this.#nodes = nodes;
     // The program may have another user.
     chmodSync(this.#root, 0o755);
@@ -137,7 +137,7 @@ function listing(path: string): string[] {
 /** Removes trees of supervisors that were killed. */
 function sweep(directory: string): void {
   for (const name of listing(directory)) {
-    const pid = new RegExp(`^${NAME}${PID_NAMESPACE}-(\\d+)-`).exec(name)?.[1];
+    const pid = new RegExp(`^${NAME}${pidNamespace()}-(\\d+)-`).exec(name)?.[1];
     if (pid === undefined || listing(`/proc/${pid}`).length > 0) continue;
     try {
       rmSync(`${directory}/${name}`, { recursive: true, force: true });

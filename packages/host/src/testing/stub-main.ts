@@ -9,13 +9,14 @@ import { stubKernel } from './stub-kernel.ts';
 // in the environment it tells on standard error how many calls reached it; with WORKER the supervisor has a thread of its
 // own, and the main thread tells that it is free meanwhile.
 
-const { COUNTS, STOP_READS, UNLIMITED_PINS, WORKER, ...env } = process.env;
+const { COUNTS, STOP_IO_URING, STOP_READS, UNLIMITED_PINS, WORKER, ...env } = process.env;
 
 function main(): void {
   const supervisor = new Supervisor({
     kernel: stubKernel(),
     argv: process.argv.slice(2),
     env,
+    stopIoUring: STOP_IO_URING !== undefined,
     stopReads: STOP_READS !== undefined,
     unlimitedPins: UNLIMITED_PINS !== undefined,
     jobControl: true,

@@ -192,6 +192,57 @@ static int scene_deny(char **argv)
 	return 1;
 }
 
+static long add_filter(uint32_t ioctls, unsigned int flags)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, ioctls),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { 4, code };
+
+	return syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+/* A program that puts itself behind filters: what it lets pass still reaches us, what it refuses does not. */
+static int scene_sandbox(char **argv)
+{
+	int fd = open_iommu();
+
+	(void)argv;
+	say_errno("filter", add_filter(SECCOMP_RET_ALLOW, SECCOMP_FILTER_FLAG_TSYNC));
+	use("allowed", fd);
+	say_errno("listener", add_filter(SECCOMP_RET_ALLOW, SECCOMP_FILTER_FLAG_NEW_LISTENER));
+	say_errno("refusal", add_filter(SECCOMP_RET_ERRNO | EPERM, 0));
+	use("refused", fd);
+	return 0;
+}
+
+/* A daemon closes what it inherited, and opens what it needs. */
+static int scene_closing(char **argv)
+{
+	(void)argv;
+	open_iommu();
+	say_errno("close_range", syscall(__NR_close_range, 3, ~0u, 0));
+	use("again", open_iommu());
+	for (int fd = 0; fd < 1024; fd++)
+		if (fd != 1)
+			close(fd);
+	use("as-0", open_iommu());
+	return 0;
+}
+
+static int scene_uring(char **argv)
+{
+	/* struct io_uring_params */
+	uint32_t params[30] = { 0 };
+
+	(void)argv;
+	say_errno("io_uring", syscall(__NR_io_uring_setup, 1, params));
+	return 0;
+}
+
 const struct scene process_scenes[] = {
 	{ "who", scene_who },
 	{ "status", scene_status },
@@ -203,5 +254,8 @@ const struct scene process_scenes[] = {
 	{ "background", scene_background },
 	{ "orphan", scene_orphan },
 	{ "deny", scene_deny },
+	{ "sandbox", scene_sandbox },
+	{ "closing", scene_closing },
+	{ "uring", scene_uring },
 	{ NULL, NULL },
 };

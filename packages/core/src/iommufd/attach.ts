@@ -7,6 +7,7 @@ import type { IommufdDevice } from './device.ts';
 import type { IommufdAttachHandle, IommufdGroup } from './group.ts';
 import { allocHwptPaging, abortHwpt, putHwpt, type Hwpt, type HwptPaging } from './hwpt.ts';
 import type { Ioas } from './ioas.ts';
+import { setupGroupMsi } from './sw-msi.ts';
 import type { Viommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/device.c: attaching, replacing and detaching. All devices of a group follow its first; every
@@ -63,6 +64,11 @@ export function attachHwpt(
     const swMsi = iopt.enforceReservedRegions(idev.device);
     if (failed(swMsi)) return swMsi;
     if (swMsi !== null) group.swMsiStart = swMsi;
+    const msi = existing === undefined ? setupGroupMsi(group, hwpt.paging) : undefined;
+    if (failed(msi)) {
+      iopt.reserved.removeOwner(idev.device);
+      return msi;
+    }
   }
   if (existing === undefined) {
     const rc = attachDomain(context, hwpt, idev, pasid);
@@ -104,14 +110,17 @@ const doAttach: DoAttach = (context, idev, pasid, hwpt) => {
 // iommufd_group_do_replace_reserved_iova()
 function replaceReserved(group: IommufdGroup, paging: HwptPaging): Failure | null {
   const attach = group.attached.get(IOMMU_NO_PASID)!;
-  if (attach.hwpt.paging.ioas === paging.ioas) return null;
-  for (const each of attach.devices.values()) {
+  const devices = attach.hwpt.paging.ioas === paging.ioas ? [] : attach.devices.values();
+  for (const each of devices) {
     const rc = paging.ioas.iopt.enforceReservedRegions(each.device);
     if (!failed(rc)) continue;
     removeReserved(group, paging);
     return rc;
   }
-  return null;
+  const msi = setupGroupMsi(group, paging);
+  if (!failed(msi)) return null;
+  removeReserved(group, paging);
+  return msi;
 }
 
 function removeReserved(group: IommufdGroup, paging: HwptPaging): void {

@@ -11,6 +11,7 @@ import type { IommufdGroup } from './group.ts';
 import type { Ioas } from './ioas.ts';
 import { ObjectTable, type IommufdObject } from './objects.ts';
 import type { Profile } from './profile.ts';
+import type { SwMsiMap } from './sw-msi.ts';
 import type { TrialUapi } from './trial-uapi.ts';
 
 /** What every open /dev/iommu of a machine shares. */
@@ -50,6 +51,8 @@ export class IommufdContext implements OpenFile {
   readonly kernel: Kernel;
   readonly objects: ObjectTable;
   readonly groups = new Map<number, IommufdGroup>();
+  /** Pages of interrupt controllers that devices write messages to. */
+  readonly swMsi: SwMsiMap[] = [];
   accountMode: AccountMode = ACCOUNT_USER;
   /** The IOAS that the VFIO container's requests go to. */
   vfioIoas: Ioas | null = null;

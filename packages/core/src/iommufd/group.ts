@@ -2,6 +2,7 @@ import type { AttachHandle, IommuDomain } from '../iommu/driver.ts';
 import type { IommuGroup } from '../iommu/group.ts';
 import type { IommufdDevice } from './device.ts';
 import type { Hwpt } from './hwpt.ts';
+import type { SwMsiMap } from './sw-msi.ts';
 
 // drivers/iommu/iommufd/device.c: what an iommufd knows of a group of devices that share an IOMMU group.
 
@@ -26,6 +27,8 @@ export class IommufdGroup {
   readonly attached = new Map<number, GroupAttach>();
   /** Where the driver wants software-managed MSIs; null where it wants none. */
   swMsiStart: bigint | null = null;
+  /** Pages that its devices write messages to: required_sw_msi. */
+  readonly swMsi = new Set<SwMsiMap>();
 
   constructor(group: IommuGroup) {
     this.group = group;

@@ -19,6 +19,7 @@ import type { IommufdDevice } from './device.ts';
 import type { FaultQueue } from './fault-queue.ts';
 import type { Ioas } from './ioas.ts';
 import { IommufdObject } from './objects.ts';
+import type { SwMsiMap } from './sw-msi.ts';
 import type { Viommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/hw_pagetable.c
@@ -74,6 +75,8 @@ export class HwptPaging extends Hwpt {
   autoDomain = false;
   enforceCacheCoherency = false;
   nestParent = false;
+  /** Pages of interrupt controllers that it maps: present_sw_msi. */
+  readonly swMsi = new Set<SwMsiMap>();
   /** Where virtual ids are kept without a viommu object: of the trial uAPI rfc-2023-12. */
   ownViommu: Viommu | null = null;
 

@@ -4,7 +4,11 @@ import { ArmSmmuDriver } from '../iommu/arm-smmu-v3/driver/driver.ts';
 import { smmuV3Config } from '../iommu/arm-smmu-v3/hardware/config.ts';
 import { SmmuFunction, SmmuUnit } from '../iommu/arm-smmu-v3/platform.ts';
 import type { Kernel } from '../iommu/driver.ts';
+import { MessageDoorbell } from '../pci/message-doorbell.ts';
 import type { IommuUnit, Vendor, VendorDriver } from './vendor.ts';
+
+/** The page of the machine's ITS that devices write to: below RAM, so that every SMMU can address it. */
+const ITS_PAGE = 0x9_0000;
 
 /** Arm SMMUv3. */
 export const armSmmuV3: Vendor = {
@@ -14,6 +18,8 @@ export const armSmmuV3: Vendor = {
 
 function start(kernel: Kernel): VendorDriver {
   const driver = new ArmSmmuDriver(kernel);
+  const doorbell = new MessageDoorbell(ITS_PAGE);
+  kernel.physical.addWindow(doorbell);
   return {
     addUnit(name, settings) {
       const unit = SmmuUnit.create(driver, {
@@ -21,12 +27,12 @@ function start(kernel: Kernel): VendorDriver {
         config: smmuV3Config(settings.registers),
         ...(settings.cmdqv && { implementation: cmdqv(settings.cmdqv) }),
       });
-      return failed(unit) ? unit : { addFunction: placeBehind(unit) };
+      return failed(unit) ? unit : { addFunction: placeBehind(unit, doorbell) };
     },
   };
 }
 
-function placeBehind(unit: SmmuUnit): IommuUnit['addFunction'] {
+function placeBehind(unit: SmmuUnit, doorbell: MessageDoorbell): IommuUnit['addFunction'] {
   return (part, group) => {
     const { name, requesterId, pasids, pasidExec, pasidPriv, ats } = part;
     const made = SmmuFunction.create(unit, {
@@ -40,6 +46,6 @@ function placeBehind(unit: SmmuUnit): IommuUnit['addFunction'] {
         ats: ats === null ? 'none' : { required: false, ...ats },
       },
     });
-    return failed(made) ? made : { device: made, port: made.port };
+    return failed(made) ? made : { device: made, port: made.port, doorbell };
   };
 }

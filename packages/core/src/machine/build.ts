@@ -87,6 +87,7 @@ export function buildDevices(
     if (failed(made))
       return fail(made.errno, `${device.name} cannot be put behind ${device.iommu}: ${made.reason}`);
     pci.dma.connect(made.port);
+    pci.doorbell = made.doorbell ?? null;
     kernel.doorbells.add(pci);
     const { name, migration = null } = device;
     devices.push({ name, device: made.device, pci, migration });

@@ -4,6 +4,7 @@ import type { Device, Kernel } from '../iommu/driver.ts';
 import type { CmdqvSizes } from '../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../iommu/group.ts';
 import type { TrialUapi } from '../iommufd/trial-uapi.ts';
+import type { MessageDoorbell } from '../pci/message-doorbell.ts';
 import type { PciAts, PciPri } from '../iommu/pci-services.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
@@ -30,6 +31,8 @@ export interface PlacedFunction {
   readonly device: Device;
   /** Where its requests go. */
   readonly port: DmaPort;
+  /** Where its messages go, if the IOMMU translates them. */
+  readonly doorbell?: MessageDoorbell;
 }
 
 /** An IOMMU that is up. */

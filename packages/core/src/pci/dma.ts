@@ -80,6 +80,13 @@ export class FunctionDma implements DmaEndpoint {
     return this.#access(true, address, from, options);
   }
 
+  /** A message of MSI or MSI-X: 4 bytes, without a PASID, and always untranslated. */
+  message(address: bigint, data: number): DmaResult {
+    const bytes = new Uint8Array(4);
+    new DataView(bytes.buffer).setUint32(0, data, true);
+    return this.#send({ write: true, address, pasid: null }, bytes, { untranslated: true });
+  }
+
   #access(write: boolean, address: bigint, data: Uint8Array, options: AccessOptions): DmaResult {
     const { pasid = null, privileged = false, execute = false, translated = false } = options;
     const request = { write, address, pasid, privileged, execute, translated };

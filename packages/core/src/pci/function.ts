@@ -15,6 +15,7 @@ import {
 import { ConfigSpace, type ConfigAccessSize } from './config-space.ts';
 import { FunctionDma, type DmaRules } from './dma.ts';
 import { addHeader, type FunctionIdentity } from './header.ts';
+import type { MessageDoorbell } from './message-doorbell.ts';
 import type { Migratable } from './migration.ts';
 import { Msi } from './msi.ts';
 import { Msix, type InterruptEvents, type InterruptMessage, type MsixDescription } from './msix.ts';
@@ -113,6 +114,8 @@ export class PciFunction implements Doorbell {
   readonly msix: Msix | null;
   readonly msi: Msi | null;
   user: FunctionUser | null = null;
+  /** Where messages go that the IOMMU translates; null where they are taken as they are. */
+  doorbell: MessageDoorbell | null = null;
   readonly #trace: Trace | null;
   readonly #config = new ConfigSpace();
   readonly #power: number;
@@ -331,14 +334,18 @@ export class PciFunction implements Doorbell {
     this.user?.intx?.(shown);
   }
 
-  /** A message is a memory write of the function: it needs bus mastering. */
+  /** A message is a memory write of the function: it needs bus mastering, and passes the IOMMU as others do. */
   #send(vector: number, message: InterruptMessage): void {
     if (!this.#rules().master) return;
+    const { doorbell } = this;
+    const { address, data } = message;
+    const came = doorbell?.take(() => this.dma.message(address, data)) ?? null;
+    const lost = came?.arrived === false;
     if (this.#trace?.active === true) {
-      const { address, data } = message;
-      this.#trace.emit({ kind: 'interrupt', device: this.name, vector, address, data });
+      const outcome = lost ? { lost: came.reason } : {};
+      this.#trace.emit({ kind: 'interrupt', device: this.name, vector, address, data, ...outcome });
     }
-    this.user?.message?.(vector, message);
+    if (!lost) this.user?.message?.(vector, message);
   }
 
   #accessed(request: MemoryRequest, bytes: number, stopped: DmaResult): void {

@@ -6,6 +6,7 @@ import type { IommuGroup } from '../iommu/group.ts';
 import { attachDevice, detachDevice, replaceDevice } from '../iommufd/attach.ts';
 import type { IommufdContext } from '../iommufd/context.ts';
 import { bindDevice, unbindDevice, type IommufdDevice } from '../iommufd/device.ts';
+import { prepareMsi } from '../iommufd/sw-msi.ts';
 import type { PciFunction } from '../pci/function.ts';
 import type { MigrationSettings } from './migration/migration.ts';
 import { VfioPciCore } from './pci/core.ts';
@@ -131,7 +132,12 @@ export class VfioDeviceState {
     if (this.#leaving) return fail(ENODEV, `${this.name} is being removed`);
     const idev = bindDevice(context, this.device, true);
     if (failed(idev)) return idev;
-    const core = new VfioPciCore(this.pci, this.kernel.version, this.#device.migration);
+    const { doorbell } = this.pci;
+    const core = new VfioPciCore(this.pci, {
+      version: this.kernel.version,
+      migration: this.#device.migration,
+      prepareMessages: doorbell === null ? null : () => prepareMsi(context, idev, doorbell.address),
+    });
     this.#binding = { context, idev, core };
     this.#openCount = 1;
   }

@@ -41,7 +41,7 @@ import { VfioMigration, type MigrationSettings } from '../migration/migration.ts
 import { VfioDmaBufs } from './dma-bufs.ts';
 import { pciFeature, type PowerControl } from './features.ts';
 import { getInfo, getIrqInfo, getRegionInfo } from './info.ts';
-import { VfioInterrupts } from './interrupts.ts';
+import { VfioInterrupts, type PrepareMessages } from './interrupts.ts';
 import { VfioIoeventfds } from './ioeventfd.ts';
 import { regionAt, regionOffset } from './regions.ts';
 import { setIrqs } from './set-irqs.ts';
@@ -52,6 +52,16 @@ import { setIrqs } from './set-irqs.ts';
 const CHUNK = 4096;
 
 type Handler = (core: VfioPciCore, task: Task, arg: bigint) => Result<number | void>;
+
+/** What a function's user is told. */
+export interface CoreOptions {
+  /** Which Linux it is. */
+  readonly version: number;
+  /** That it can be migrated; null where it cannot. */
+  readonly migration: MigrationSettings | null;
+  /** Null where messages are not translated. */
+  readonly prepareMessages: PrepareMessages | null;
+}
 
 export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   readonly #pci: PciFunction;
@@ -68,8 +78,8 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
   /** It is suspended: asleep until the next use. */
   #suspended = false;
 
-  /** vfio_pci_core_enable(): the function starts anew, without bus mastering. `version`: which Linux it is. `settings`: that it can be migrated. */
-  constructor(pci: PciFunction, version: number, settings: MigrationSettings | null = null) {
+  /** vfio_pci_core_enable(): the function starts anew, without bus mastering. */
+  constructor(pci: PciFunction, { version, migration: settings, prepareMessages }: CoreOptions) {
     this.#pci = pci;
     this.#version = version;
     const { migration } = pci.model;
@@ -79,7 +89,7 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     setCommand(pci, PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE, decodedSpaces(pci));
     pciResetFunction(pci);
     this.#saved = pciSaveState(pci);
-    this.#interrupts = new VfioInterrupts(pci);
+    this.#interrupts = new VfioInterrupts(pci, prepareMessages);
     this.#config = new VfioConfig(pci, this);
     const memoryEnabled = (): boolean => this.#config.memoryEnabled;
     this.#bars = new VfioBars(pci, memoryEnabled, version);

@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
-import { EBUSY, EINVAL, ENODEV, ERANGE } from '../../abi/errno.ts';
+import { hi32, lo32 } from '../../base/u64.ts';
+import { EBUSY, EINVAL, ENODEV, ENOSPC, ERANGE } from '../../abi/errno.ts';
 import { VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX } from '../../abi/vfio.ts';
 import type { Eventfd, Process } from '../../memory/process.ts';
 import type { PciFunction } from '../../pci/function.ts';
@@ -24,8 +25,11 @@ import {
 // drivers/vfio/pci/vfio_pci_intrs.c: how interrupts of a function become signals of eventfds. The kernel is who programs
 // the function's vectors; a program only says which eventfd each has.
 
-/** What the kernel lets a function write for its vector n: the doorbell of the machine, and n. */
+/** What the kernel lets a function write to where nothing translates messages; what it writes is the vector. */
 const DOORBELL = 0xfee0_0000n;
+
+/** The address that a function is to write messages to: fails where they would not pass its IOMMU. */
+export type PrepareMessages = () => Result<bigint>;
 
 /** vdev->irq_type: what interrupts come by now. */
 export type InterruptType = 'none' | 'intx' | 'msi' | 'msix';
@@ -60,14 +64,17 @@ export class VfioInterrupts {
   /** pm_intx_masked: INTx is masked because the device sleeps. */
   #maskedAsleep = false;
   readonly #vectors = new Map<number, Eventfd>();
+  readonly #prepare: PrepareMessages;
+  #address = DOORBELL;
   /** Vectors that the kernel has for the function; of MSI-X more are taken one by one. */
   #allocated = 0;
   /** The two that are signalled by no interrupt: errors, and the request to give the device back. */
   error: Eventfd | null = null;
   request: Eventfd | null = null;
 
-  constructor(pci: PciFunction) {
+  constructor(pci: PciFunction, prepare: PrepareMessages | null) {
     this.#pci = pci;
+    this.#prepare = prepare ?? (() => DOORBELL);
   }
 
   // ---- what the function does ----
@@ -203,6 +210,10 @@ export class VfioInterrupts {
   enableMessages(type: 'msi' | 'msix', count: number): Result<void> {
     if (this.type !== 'none') return fail(EINVAL, `interrupts come by ${this.type} now`);
     if (count === 0) return fail(ERANGE, 'no vector is asked for');
+    // msi_handle_pci_fail()
+    const address = this.#prepare();
+    if (failed(address)) return fail(ENOSPC, address.reason);
+    this.#address = address;
     this.type = type;
     this.#allocated = count;
     const pci = this.#pci;
@@ -262,14 +273,14 @@ export class VfioInterrupts {
   }
 
   #program(vector: number): void {
-    this.#pci.msix?.program(vector, { address: DOORBELL, data: vector });
+    this.#pci.msix?.program(vector, { address: this.#address, data: vector });
   }
 
   #programMsi(): void {
     const pci = this.#pci;
     const at = pci.config.capability(PCI_CAP_ID_MSI);
-    pci.writeConfig(at + PCI_MSI_ADDRESS_LO, 4, 0xfee0_0000);
-    pci.writeConfig(at + PCI_MSI_ADDRESS_HI, 4, 0);
+    pci.writeConfig(at + PCI_MSI_ADDRESS_LO, 4, lo32(this.#address));
+    pci.writeConfig(at + PCI_MSI_ADDRESS_HI, 4, hi32(this.#address));
     pci.writeConfig(at + PCI_MSI_DATA_64, 2, 0);
     this.#setFlag(PCI_CAP_ID_MSI, PCI_MSI_FLAGS, PCI_MSI_FLAGS_ENABLE, true);
   }

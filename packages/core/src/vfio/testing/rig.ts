@@ -31,7 +31,7 @@ export class Rig {
 
   /** `version`: which Linux it is. */
   constructor(version = 703) {
-    this.core = new VfioPciCore(this.pci, version);
+    this.core = new VfioPciCore(this.pci, { version, migration: null, prepareMessages: null });
     this.process.memory.map(ARGUMENT, 0x1000n);
     this.process.memory.map(BUFFER, BUFFER_BYTES);
   }

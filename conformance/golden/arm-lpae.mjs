@@ -1,6 +1,6 @@
 // What Arm's tables are asked: drivers/iommu/io-pgtable-arm.c.
 
-import { big, dice, hex } from './dice.mjs';
+import { big, dice, hex } from '../dice.mjs';
 import { ask, compile } from './program.mjs';
 
 export const name = 'arm-lpae';

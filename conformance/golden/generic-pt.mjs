@@ -1,6 +1,6 @@
 // What AMD's and Intel's tables are asked: drivers/iommu/generic_pt, as drivers/iommu/amd and drivers/iommu/intel have them.
 
-import { big, dice, hex } from './dice.mjs';
+import { big, dice, hex } from '../dice.mjs';
 import { ask, compile } from './program.mjs';
 
 export const name = 'generic-pt';

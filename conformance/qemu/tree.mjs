@@ -85,17 +85,23 @@ export function ensureQemu(...parts) {
   if (status !== 0) process.exit(1);
 }
 
+function hostLibraries(guest) {
+  return `${tree}/${guest}/host/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;
+}
+
+/** Where QEMU has its modules: for QEMU_MODULE_DIR. */
+export const qemuModules = (guest) => `${hostLibraries(guest)}/qemu`;
+
 /** The command that starts QEMU for guests of a kind: with its own libraries, since this system's may be older. */
 export function qemuCommand(guest) {
   const root = `${tree}/${guest}/host`;
   const arm = process.arch === 'arm64';
   const loader = arm ? 'lib/ld-linux-aarch64.so.1' : 'lib64/ld-linux-x86-64.so.2';
-  const libraries = `${root}/usr/lib/${arm ? 'aarch64' : 'x86_64'}-linux-gnu`;
   const data = ['qemu', 'seabios'].map((name) => `${root}/usr/share/${name}`);
   return [
     `${root}/usr/${loader}`,
     '--library-path',
-    libraries,
+    hostLibraries(guest),
     `${root}/usr/bin/${GUESTS[guest].program}`,
     ...data.filter((directory) => existsSync(directory)).flatMap((directory) => ['-L', directory]),
   ];

@@ -5,7 +5,8 @@ import { AmdIommu } from '@viommu/core/iommu/amd/hardware/amd-iommu';
 import { amdIommuConfigFromEfr } from '@viommu/core/iommu/amd/hardware/config';
 import { CONTROL, OFFSET } from '@viommu/core/iommu/amd/spec/registers';
 import type { PhysicalMemory } from '@viommu/core/memory/physical';
-import { classify } from './amd-differences.ts';
+import { classify, type Seen } from './amd-differences.ts';
+import type { AmdLine } from './amd-reference.ts';
 import type { Answer, Vendor } from './vendor.ts';
 
 interface Header {
@@ -13,14 +14,7 @@ interface Header {
   readonly efr: string;
 }
 
-export interface AmdLine {
-  readonly rid: number;
-  readonly dte: string;
-  readonly iova: string;
-  readonly pa: string;
-  readonly mem: readonly (readonly [address: string, word: string])[];
-  readonly qemu: { readonly landed: boolean; readonly events: readonly string[] };
-}
+type Line = AmdLine & { readonly qemu: Seen };
 
 /** QEMU's q35 machine with 1 GiB: a word there is zero until it is written; accesses elsewhere abort. */
 const RAM_END = 0x4000_0000;
@@ -91,11 +85,11 @@ export const amd: Vendor = {
     const config = amdIommuConfigFromEfr(BigInt(header.efr), htRangeIgnore, {
       caches: { tlb: 64, devices: 4, gcr3: 4, interrupts: 4, tables: true },
     });
-    return (line) => run(line as unknown as AmdLine, config);
+    return (line) => run(line as unknown as Line, config);
   },
 };
 
-function run(line: AmdLine, config: ReturnType<typeof amdIommuConfigFromEfr>): Answer {
+function run(line: Line, config: ReturnType<typeof amdIommuConfigFromEfr>): Answer {
   const memory = new Memory();
   for (const [address, word] of line.mem) memory.put(Number.parseInt(address, 16), word);
   memory.put(DEVICE_TABLE + line.rid * 32, line.dte);

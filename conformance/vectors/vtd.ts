@@ -3,10 +3,11 @@
 
 import { type IntelConfig, intelConfigFromRegisters } from '@viommu/core/iommu/intel/hardware/config';
 import { IntelIommu } from '@viommu/core/iommu/intel/hardware/intel-iommu';
-import { FAULT } from '@viommu/core/iommu/intel/spec/faults';
 import { OFFSET } from '@viommu/core/iommu/intel/spec/registers';
 import type { PhysicalMemory } from '@viommu/core/memory/physical';
 import type { Answer, Vendor } from './vendor.ts';
+import { classify, type Seen } from './vtd-differences.ts';
+import type { VtdLine } from './vtd-reference.ts';
 
 interface Header {
   readonly model: string;
@@ -14,15 +15,7 @@ interface Header {
   readonly ecap: string;
 }
 
-interface Line {
-  readonly rid: number;
-  readonly mode: 'legacy' | 'scalable';
-  readonly root: string;
-  readonly iova: string;
-  readonly pa: string;
-  readonly mem: readonly (readonly [address: string, word: string])[];
-  readonly qemu: { readonly landed: boolean; readonly events: readonly string[] };
-}
+type Line = VtdLine & { readonly qemu: Seen };
 
 /** QEMU's q35 machine: a word of its RAM is zero until it is written; accesses elsewhere abort. */
 const RAM_END = 0x4000_0000;
@@ -109,73 +102,5 @@ function run(line: Line, config: IntelConfig): Answer {
   if (high >> 63n === 1n) events.push(toBytes(iommu.readRegister(FRCD, 8)) + toBytes(high));
   const expected: Seen = { landed: line.qemu.landed, events: [...line.qemu.events] };
   const got: Seen = { landed, events };
-  return { expected, got, classes: classify(expected, got) };
-}
-
-interface Seen {
-  readonly landed: boolean;
-  readonly events: readonly string[];
-}
-
-/** The fault reason of the one record, or null. */
-function reasonOf({ events }: Seen): number | null {
-  return events.length === 1 ? Number.parseInt(events[0]!.slice(24, 26), 16) : null;
-}
-
-/** A difference of the fault reason alone, as docs/vtd-differences.md names it. */
-interface ReasonDifference {
-  readonly name: string;
-  readonly theirs: readonly number[];
-  readonly ours: readonly number[];
-}
-
-const REASONS: readonly ReasonDifference[] = [
-  {
-    name: 'root-fault-of-the-wrong-mode',
-    theirs: [FAULT.LRT_1.reason, FAULT.LRT_2.reason, FAULT.LRT_3.reason],
-    ours: [FAULT.SRT_1.reason, FAULT.SRT_2.reason, FAULT.SRT_3.reason],
-  },
-  {
-    name: 'context-fault-of-the-wrong-mode',
-    theirs: [FAULT.LCT_1.reason, FAULT.LCT_2.reason, FAULT.LCT_3.reason],
-    ours: [FAULT.SCT_1.reason, FAULT.SCT_2.reason, FAULT.SCT_3.reason],
-  },
-  {
-    name: 'permissions-judged-at-each-level',
-    theirs: [FAULT.LGN_2.reason, FAULT.SGN_2.reason, FAULT.SGN_6.reason],
-    ours: [FAULT.LGN_4.reason, 0x07, 0x0c, FAULT.SFS_1.reason, FAULT.SFS_2.reason, FAULT.SFS_3.reason],
-  },
-];
-
-/** Reasons that only viommu has, whatever QEMU goes on to find, or where it lands. */
-const STRICTER: ReadonlyMap<number, string> = new Map([
-  [FAULT.SCT_3.reason, 'context-entry-reserved-bits-are-ignored'],
-  [FAULT.SPD_3.reason, 'pasid-entry-reserved-bits-are-ignored'],
-  [FAULT.SPT_2.reason, 'pasid-entry-type-judged-first'],
-  [FAULT.SPT_3.reason, 'pasid-entry-reserved-bits-are-ignored'],
-  [FAULT.SFS_9.reason, 'accessed-flags-without-coherency'],
-]);
-
-/** The fault address without the bits above the guest address width (MGAW), which the register holds as zero. */
-function withinWidth(event: string): string {
-  const ADDRESS_DIGITS = HOST_ADDRESS_WIDTH / 4;
-  return event.slice(0, ADDRESS_DIGITS).padEnd(16, '0') + event.slice(16);
-}
-
-/** Names a difference as docs/vtd-differences.md does; empty where it has no name there. */
-function classify(expected: Seen, got: Seen): readonly string[] {
-  const [theirs, ours] = [reasonOf(expected), reasonOf(got)];
-  if (got.landed) return theirs === FAULT.LCT_3.reason ? ['pass-through-checks-the-table-pointer'] : [];
-  if (ours === null) return [];
-  const stricter = STRICTER.get(ours);
-  if (theirs === null) return stricter === undefined ? [] : [stricter];
-  const record = withinWidth(expected.events[0]!);
-  const names = record === expected.events[0] ? [] : ['fault-address-above-the-width'];
-  // Nothing but the reason differs.
-  const rest = (event: string): string => event.slice(0, 24) + event.slice(26);
-  if (rest(record) !== rest(got.events[0]!)) return [];
-  if (theirs === ours) return names;
-  const reasons = REASONS.find((each) => each.theirs.includes(theirs) && each.ours.includes(ours));
-  const name = reasons?.name ?? stricter;
-  return name === undefined ? [] : [...names, name];
+  return { expected, got, classes: classify(expected, got, line) };
 }

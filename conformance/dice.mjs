@@ -1,3 +1,5 @@
+// Random numbers for what is recorded: the same again for the same seed.
+
 /** Numbers from a seed: xorshift32. */
 export function dice(seed) {
   let state = (Number(seed) * 2654435761) >>> 0 || 1;

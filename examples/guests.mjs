@@ -82,29 +82,24 @@ function play(core, kernel, tell) {
   const { pages } = driver;
   tell('the VMM has an iommufd and a device; the guest has brought its IOMMU up');
 
-  const page = (text) => {
-    const at = pages.take();
-    pages.write(at, text);
-    return at;
-  };
   const read = (pasid) => {
     const bytes = device.dmaRead(IOVA, 3, pasid ?? null);
     return bytes instanceof Uint8Array ? `"${String.fromCharCode(...bytes)}"` : 'nothing: a fault';
   };
 
   const space = driver.space();
-  space.tables.map(IOVA, page('old'));
+  space.tables.map(IOVA, pages.page('old'));
   driver.attach(DEVICE, space);
   tell('the guest has built page tables in its memory, and told its IOMMU');
   tell(`the device reads through them: ${read()}`);
-  space.tables.map(IOVA, page('new'));
+  space.tables.map(IOVA, pages.page('new'));
   tell(`the guest maps another page, and says nothing: ${read()}`);
   driver.invalidate(DEVICE, space, IOVA);
   tell(`it invalidates: ${read()}`);
 
   const other = driver.space();
   driver.attach(DEVICE, other, PASID);
-  other.tables.map(IOVA, page('sva'));
+  other.tables.map(IOVA, pages.page('sva'));
   tell(`PASID ${PASID} has an address space of its own: ${read(PASID)}`);
 
   const engine = new core.DmaEngineGuest(device);

@@ -191,8 +191,7 @@ function party(kernel: Kernel, pid: number, device: number): Party {
 function attach({ driver }: BootedGuest): void {
   for (const pasid of [0, 1]) {
     const space = driver.space();
-    const page = driver.pages.take();
-    driver.pages.write(page, `in${pasid}`);
+    const page = driver.pages.page(`in${pasid}`);
     space.tables.map(IOVA, page);
     driver.attach(DEVICE, space, pasid);
   }

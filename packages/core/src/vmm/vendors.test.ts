@@ -25,17 +25,10 @@ async function start(
   return { ...booted, device, pages: booted.driver.pages };
 }
 
-/** A page with three characters in it. */
-function pageOf(pages: GuestPages, text: string): number {
-  const page = pages.take();
-  pages.write(page, text);
-  return page;
-}
-
 describe.each(VENDORS)('a guest behind its own %s', (type) => {
   it('translates by the tables that its driver builds', async () => {
     const { driver, device, pages } = await start(type);
-    const page = pageOf(pages, 'old');
+    const page = pages.page('old');
     const space = driver.space();
     expect(found(device, IOVA)).toBe('fault');
     space.tables.map(IOVA, page);
@@ -47,7 +40,7 @@ describe.each(VENDORS)('a guest behind its own %s', (type) => {
 
   it('drives a device whose DMA goes through them', async () => {
     const { driver, device, pages } = await start(type);
-    const [from, to] = [pageOf(pages, 'by DMA'), pages.take()];
+    const [from, to] = [pages.page('by DMA'), pages.take()];
     const space = driver.space();
     space.tables.map(IOVA, from);
     space.tables.map(IOVA + 0x1000n, to);
@@ -59,10 +52,10 @@ describe.each(VENDORS)('a guest behind its own %s', (type) => {
   it('keeps what it forgets to invalidate, and no longer when it does', async () => {
     const { driver, device, pages } = await start(type);
     const space = driver.space();
-    space.tables.map(IOVA, pageOf(pages, 'old'));
+    space.tables.map(IOVA, pages.page('old'));
     driver.attach(DEVICE, space);
     expect(found(device, IOVA)).toBe('old');
-    space.tables.map(IOVA, pageOf(pages, 'new'));
+    space.tables.map(IOVA, pages.page('new'));
     expect(found(device, IOVA)).toBe('old');
     driver.invalidate(DEVICE, space, IOVA);
     expect(found(device, IOVA)).toBe('new');
@@ -72,7 +65,7 @@ describe.each(VENDORS)('a guest behind its own %s', (type) => {
 
   it('lets a device pass, blocks it, and has it translate again', async () => {
     const { driver, device, pages } = await start(type);
-    const page = pageOf(pages, 'abc');
+    const page = pages.page('abc');
     driver.bypass(DEVICE);
     expect(found(device, BigInt(page))).toBe('abc');
     expect(found(device, IOVA)).toBe('fault');
@@ -95,7 +88,7 @@ describe.each(VENDORS)('PASIDs of a guest behind its own %s', (type) => {
     const { driver, pages } = guest;
     const spaces = new Map([0, ...PASIDS].map((pasid) => [pasid, driver.space()]));
     for (const [pasid, space] of spaces) {
-      space.tables.map(IOVA, pageOf(pages, `in${pasid}`));
+      space.tables.map(IOVA, pages.page(`in${pasid}`));
       driver.attach(DEVICE, space, pasid);
     }
     const reads = (): string[] => [null, ...PASIDS].map((pasid) => found(guest.device, IOVA, pasid));
@@ -111,7 +104,7 @@ describe.each(VENDORS)('PASIDs of a guest behind its own %s', (type) => {
   it('are invalidated one by one', async () => {
     const { driver, pages, spaces, reads } = await withPasids();
     expect(reads()).toEqual(['in0', 'in1', 'in5']);
-    for (const [pasid, space] of spaces) space.tables.map(IOVA, pageOf(pages, `to${pasid}`));
+    for (const [pasid, space] of spaces) space.tables.map(IOVA, pages.page(`to${pasid}`));
     expect(reads()).toEqual(['in0', 'in1', 'in5']);
     driver.invalidate(DEVICE, spaces.get(5)!, IOVA, 5);
     expect(reads()).toEqual(['in0', 'in1', 'to5']);
@@ -128,7 +121,7 @@ describe.each(VENDORS)('PASIDs of a guest behind its own %s', (type) => {
     driver.detach(DEVICE, 1);
     expect(reads()).toEqual(['in0', 'fault', 'in5']);
     const space = driver.space();
-    space.tables.map(IOVA, pageOf(pages, 'new'));
+    space.tables.map(IOVA, pages.page('new'));
     driver.attach(DEVICE, space, 1);
     expect(reads()).toEqual(['in0', 'new', 'in5']);
     // Two PASIDs, one address space.

@@ -26,8 +26,7 @@ async function boot(): Promise<Booted> {
   ok(iommu.addDevice(device, ID));
   const driver = new AmdGuest(new GuestPages(vm.memory, BASE), iommu);
   const space = driver.space();
-  const page = driver.pages.take();
-  driver.pages.write(page, 'abc');
+  const page = driver.pages.page('abc');
   space.tables.map(IOVA, page);
   driver.attach(ID, space);
   expect(found(device, IOVA)).toBe('abc');
@@ -86,8 +85,7 @@ describe("a guest's AMD IOMMU", () => {
 
   it('passes what an entry without tables lets pass, which is both ways or nothing', async () => {
     const { iommu, device, driver } = await boot();
-    const page = driver.pages.take();
-    driver.pages.write(page, 'xyz');
+    const page = driver.pages.page('xyz');
     const table = Number(iommu.readRegister(OFFSET.DEV_TAB_BASE, 8) & ~0xfffn);
     const now = (low: bigint): string => {
       driver.pages.store(table + ID * 32, low);

@@ -21,6 +21,13 @@ export class GuestPages {
     return at;
   }
 
+  /** A page that begins with `text`. */
+  page(text: string): number {
+    const at = this.take();
+    this.write(at, text);
+    return at;
+  }
+
   store(at: number, value: bigint): void {
     this.memory.store64(at, lo32(value), hi32(value));
   }

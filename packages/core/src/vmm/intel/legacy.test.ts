@@ -28,23 +28,17 @@ async function boot(devices = 1): Promise<Booted> {
   return { unit, driver: new VtdLegacyGuest(new GuestPages(vm.memory, BASE), unit), devices: opened };
 }
 
-function pageOf({ driver }: Booted, text: string): number {
-  const page = driver.pages.take();
-  driver.pages.write(page, text);
-  return page;
-}
-
 describe('a guest that drives its VT-d in legacy mode', () => {
   it('has its second stage shadowed: what it maps, changes and unmaps, when it says so', async () => {
     const guest = await boot();
     const { driver, devices } = guest;
     const device = devices[0]!;
     const tables = driver.table();
-    tables.map(IOVA, pageOf(guest, 'old'));
+    tables.map(IOVA, guest.driver.pages.page('old'));
     expect(found(device, IOVA)).toBe('fault');
     driver.attach(ID, tables, DOMAIN);
     expect(found(device, IOVA)).toBe('old');
-    tables.map(IOVA + 0x1000n, pageOf(guest, 'new'));
+    tables.map(IOVA + 0x1000n, guest.driver.pages.page('new'));
     expect(found(device, IOVA + 0x1000n)).toBe('fault');
     driver.changed(DOMAIN, IOVA, 1);
     expect(found(device, IOVA + 0x1000n)).toBe('new');
@@ -58,9 +52,9 @@ describe('a guest that drives its VT-d in legacy mode', () => {
     const guest = await boot();
     const { driver, devices } = guest;
     const tables = driver.table();
-    const page = pageOf(guest, 'abc');
+    const page = guest.driver.pages.page('abc');
     tables.map(IOVA, page);
-    tables.map(IOVA + 0x1000n, pageOf(guest, 'ro!'));
+    tables.map(IOVA + 0x1000n, guest.driver.pages.page('ro!'));
     // R without W, in the entry behind that.
     const entry = driver.pages.addressAt(
       driver.pages.addressAt(driver.pages.addressAt(tables.root) + 8) + 0x80 * 8,
@@ -78,7 +72,7 @@ describe('a guest that drives its VT-d in legacy mode', () => {
     const guest = await boot(2);
     const { driver, devices } = guest;
     const tables = driver.table();
-    tables.map(IOVA, pageOf(guest, 'abc'));
+    tables.map(IOVA, guest.driver.pages.page('abc'));
     for (const id of [ID, OTHER]) driver.attach(id, tables, DOMAIN);
     expect(devices.map((device) => found(device, IOVA))).toEqual(['abc', 'abc']);
     driver.detach(ID);
@@ -90,7 +84,7 @@ describe('a guest that drives its VT-d in legacy mode', () => {
 
   it('lets a device pass', async () => {
     const guest = await boot();
-    const page = pageOf(guest, 'abc');
+    const page = guest.driver.pages.page('abc');
     guest.driver.bypass(ID);
     expect(found(guest.devices[0]!, BigInt(page))).toBe('abc');
   });
@@ -121,7 +115,7 @@ describe('a guest that drives its VT-d in legacy mode', () => {
     const { driver, devices, unit } = guest;
     const tables = driver.table();
     driver.attach(ID, tables, DOMAIN);
-    tables.map(IOVA, pageOf(guest, 'abc'));
+    tables.map(IOVA, guest.driver.pages.page('abc'));
     const iotlb = Number((unit.readRegister(0x10, 8) >> 8n) & 0x3ffn) * 16;
     unit.writeRegister(iotlb, 8, IOVA);
     unit.writeRegister(iotlb + 8, 8, (1n << 63n) | (3n << 60n) | (BigInt(DOMAIN) << 32n));
@@ -141,7 +135,7 @@ describe('a guest that drives its VT-d in legacy mode', () => {
     driver.attach(ID, loop, DOMAIN);
     expect(found(devices[0]!, IOVA)).toBe('fault');
     const tables = driver.table();
-    tables.map(IOVA, pageOf(guest, 'abc'));
+    tables.map(IOVA, guest.driver.pages.page('abc'));
     driver.attach(ID, tables, DOMAIN);
     expect(found(devices[0]!, IOVA)).toBe('abc');
   });

@@ -14,8 +14,9 @@ const ADDRESS = 0xf_ffff_ffff_f000n;
 
 const ENTRIES = 512;
 const TABLE_BYTES = 4096;
-/** A guest whose table is larger is blocked: tables that are read at one look, and pages that are mapped. */
+/** Tables that are read at one look: where the guest has more, nothing is mapped. */
 const TABLES_MAX = 4096;
+/** Pages of any size that are mapped: those beyond are not. */
 const PAGES_MAX = 1 << 16;
 
 /** A page of any size; numbers are those of pages of 4 KiB. */

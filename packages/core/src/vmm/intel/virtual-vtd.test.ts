@@ -69,9 +69,7 @@ describe('a guest behind a virtual VT-d', () => {
     const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
     const space = driver.space();
     const { tables } = space;
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
+    const [before, after] = [driver.pages.page('old'), driver.pages.page('new')];
     tables.map(IOVA, before);
     for (const index of [0, 1]) driver.attach(ID + index * 8, space);
     expect(devices.map((device) => found(device, IOVA))).toEqual(['old', 'old']);
@@ -118,9 +116,7 @@ describe('a guest behind a virtual VT-d', () => {
     for (const [index, device] of devices.entries()) ok(unit.addDevice(device, ID + index * 8));
     const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
     const space = driver.space();
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
+    const [before, after] = [driver.pages.page('old'), driver.pages.page('new')];
     space.tables.map(IOVA, before);
     // Beyond the first table of 64; a device without PASIDs has none, whatever the guest says.
     for (const index of [0, 1, 2]) driver.attach(ID + index * 8, space, 100);
@@ -137,8 +133,7 @@ describe('a guest behind a virtual VT-d', () => {
     ok(unit.addDevice(devices[0]!, ID));
     const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
     const space = driver.space();
-    const page = driver.pages.take();
-    driver.pages.write(page, 'abc');
+    const page = driver.pages.page('abc');
     space.tables.map(IOVA, page);
     driver.attach(ID, space, 7);
     expect([found(devices[0]!, IOVA), found(devices[0]!, IOVA, 7)]).toEqual(['fault', 'abc']);
@@ -157,8 +152,7 @@ describe('a guest behind a virtual VT-d', () => {
     ok(unit.addDevice(devices[0]!, ID));
     const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
     const space = driver.space();
-    const page = driver.pages.take();
-    driver.pages.write(page, 'abc');
+    const page = driver.pages.page('abc');
     space.tables.map(IOVA, page);
     driver.attach(ID, space);
     expect(found(devices[0]!, IOVA)).toBe('abc');

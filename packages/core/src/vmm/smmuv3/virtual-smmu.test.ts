@@ -81,6 +81,20 @@ describe('a guest behind a virtual SMMUv3', () => {
     expect(Number(smmu.readRegister(0x60, 4)) & 1).toBe(1); // GERROR.CMDQ_ERR
   });
 
+  it('knows no page requests, and no stalls where the physical one has none', async () => {
+    const { driver } = await guest();
+    driver.command(0x44n | (BigInt(SID) << 32n)); // CMD_RESUME of nothing
+    expect(driver.sync()).toBe(CERROR.NONE);
+    driver.command(0x41n | (BigInt(SID) << 32n)); // CMD_PRI_RESP
+    expect(driver.sync()).toBe(CERROR.ILL);
+    const kernel = await machine('arm-smmu-v3', { registers: { IDR0: { STALL_MODEL: 1 } } });
+    const vm = ok(VirtualMachine.create(kernel));
+    const smmu = ok(VirtualSmmu.create(vm, ok(vm.openDevice('/dev/vfio/devices/vfio0'))));
+    const without = new SmmuGuest(new GuestPages(vm.memory, BASE), smmu);
+    without.command(0x44n | (BigInt(SID) << 32n));
+    expect(without.sync()).toBe(CERROR.ILL);
+  });
+
   it('hears of faults with its own stream id', async () => {
     // A Translation Request that fails is answered and not recorded (§13.1.3): the device has no ATC.
     const { driver, device, smmu } = await guest(false);
@@ -119,9 +133,7 @@ describe('a guest with one SMMU for devices behind two', () => {
   it('invalidates an address space on both of them with one command', async () => {
     const { driver, devices } = await two();
     const space = driver.space();
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
+    const [before, after] = [driver.pages.page('old'), driver.pages.page('new')];
     space.tables.map(IOVA, before);
     for (const id of IDS) driver.attach(id, space);
     expect(devices.map((device) => found(device, IOVA))).toEqual(['old', 'old']);
@@ -147,9 +159,7 @@ describe('a guest with one SMMU for devices behind two', () => {
   it('stops where one of them refuses a command, and what was before it has reached both', async () => {
     const { driver, devices, smmu } = await two();
     const space = driver.space();
-    const [before, after] = [driver.pages.take(), driver.pages.take()];
-    driver.pages.write(before, 'old');
-    driver.pages.write(after, 'new');
+    const [before, after] = [driver.pages.page('old'), driver.pages.page('new')];
     space.tables.map(IOVA, before);
     for (const id of IDS) driver.attach(id, space);
     expect(devices.map((device) => found(device, IOVA))).toEqual(['old', 'old']);
@@ -200,8 +210,7 @@ describe('context descriptors of a guest', () => {
     const { pages } = driver;
     // Borrows the descriptor that the driver writes, for substream 65 of 128: the second table of 64.
     const space = driver.space();
-    const page = pages.take();
-    pages.write(page, 'abc');
+    const page = pages.page('abc');
     space.tables.map(IOVA, page);
     driver.attach(SID + 8, space);
     const [directory, second] = [pages.take(), pages.take()];

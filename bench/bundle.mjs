@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
+import { keepConstants } from '../scripts/constants.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 
@@ -25,9 +26,7 @@ export async function loadCore(source, plugins = []) {
       outfile,
       plugins,
     });
-    // esbuild makes variables of constants, which V8 does not fold. The modules of packages/core/dist keep them.
-    const text = readFileSync(outfile, 'utf8').replace(/^var (?=[A-Z][A-Z0-9_]* = )/gm, 'const ');
-    writeFileSync(outfile, text);
+    writeFileSync(outfile, keepConstants(readFileSync(outfile, 'utf8')));
     return await import(pathToFileURL(outfile).href);
   } finally {
     rmSync(scratch, { recursive: true, force: true });

@@ -1,9 +1,20 @@
 // Bundles the command line into dist/, so that it starts with few files to load. What only some verbs or options need
 // (a YAML parser, the schema of machine files) becomes files of its own, loaded when asked for.
-import { chmodSync, copyFileSync, existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { keepConstants } from '../../scripts/constants.mjs';
 
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -36,6 +47,10 @@ await build({
   logLevel: 'warning',
   plugins: [withoutChildProcess],
 });
+for (const name of readdirSync(fresh)) {
+  const path = join(fresh, name);
+  writeFileSync(path, keepConstants(readFileSync(path, 'utf8')));
+}
 copyFileSync(at('../host/native/build/viommu.node'), join(fresh, 'viommu.node'));
 
 const old = mkdtempSync(at('.dist-'));

@@ -79,7 +79,7 @@ int main(int argc, char **argv)
 	from.stride = strtoull(argv[6], NULL, 10);
 	while (fgets(line, sizeof(line), stdin)) {
 		size_t bytes = strtoull(line, NULL, 10);
-		char *into = malloc(bytes);
+		char *into = aligned_alloc(PAGE, bytes);
 		long failures = 0;
 
 		// The first round warms up and the second one is the faster.

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { InvariantError } from '../base/assert.ts';
 import { pageNumber } from '../base/u64.ts';
 import { FrameTable, fileBacking, privateBacking, type Backing } from './frames.ts';
+import { KEPT, type Kept } from './physical.ts';
 import { SimulatedMemfd, SimulatedMemory } from './simulated-process.ts';
 
 const PAGE = 4096;
@@ -241,6 +242,90 @@ describe('random pins', () => {
         expect(frames.chunks).toBe(0);
         expect(sources.map((source) => source.holders)).toEqual([0, 0, 0]);
       }),
+    );
+  });
+});
+
+describe('how frames are kept', () => {
+  /** What {@link FrameTable.relation} says, page by page, from the backings and page numbers of all frames. */
+  function plain(
+    at: ReadonlyMap<number, readonly [Backing, number]>,
+    frames: FrameTable,
+    end: number,
+    next: number,
+  ): Kept {
+    const pinned = (pa: number): readonly [Backing, number] | null => {
+      const found = at.get(Math.floor(pa / PAGE));
+      return found !== undefined && frames.pinCount(...found) > 0 ? found : null;
+    };
+    const [before, after] = [pinned(end - 1), pinned(next)];
+    if (before === null || after === null || before[0].key !== after[0].key) return KEPT.APART;
+    const whole = end % PAGE === 0 && next % PAGE === 0;
+    return whole && after[1] === before[1] + 1 ? KEPT.BEHIND : KEPT.TOGETHER;
+  }
+
+  test('is what their pages say, whatever was asked and undone before', () => {
+    const backings = [new Source('a', true), new Source('b', false), new Source('c', false)];
+    const somewhere = fc.record({
+      which: fc.nat(2),
+      page: fc.constantFrom(
+        0,
+        1,
+        2,
+        3,
+        200,
+        CHUNK - 2,
+        CHUNK - 1,
+        CHUNK,
+        CHUNK + 1,
+        2 * CHUNK - 2,
+        2 * CHUNK - 1,
+      ),
+    });
+    const asked = fc.record({
+      from: somewhere,
+      /** Another page; null for the frame where the page behind would be. */
+      to: fc.option(somewhere, { freq: 2 }),
+      /** Bytes that one place ends, and the other begins, beside where a page does. */
+      short: fc.constantFrom(0, 0, 0, 64),
+      behind: fc.constantFrom(0, 0, 0, 64),
+      /** The frame between those of two pages. */
+      gap: fc.constantFrom(0, 0, 0, 1),
+    });
+    const step = fc.oneof(
+      { weight: 5, arbitrary: asked },
+      { weight: 1, arbitrary: fc.record({ undo: somewhere, pages: fc.constantFrom(1, 1, CHUNK) }) },
+    );
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 40, maxLength: 80 }), (steps) => {
+        const frames = new FrameTable(FIRST);
+        const at = new Map<number, readonly [Backing, number]>();
+        for (const backing of backings) {
+          frames.pin(backing, 0, 2 * CHUNK);
+          for (let page = 0; page < 2 * CHUNK; page++) at.set(frames.frameOf(backing, page), [backing, page]);
+        }
+        const first = backings.map((backing) => frames.frameOf(backing, 0));
+        /** Also of a page that is pinned no more. */
+        const place = ({ which, page }: { which: number; page: number }): number =>
+          (first[which]! + page * (which === 0 ? 1 : 2)) * PAGE;
+        for (const step of steps) {
+          if ('undo' in step) {
+            const { which, page } = step.undo;
+            const from = step.pages === CHUNK ? 0 : page;
+            const pinned = Array.from({ length: step.pages }, (_, i) =>
+              frames.pinCount(backings[which]!, from + i),
+            );
+            if (pinned.every((count) => count > 0)) frames.unpin(backings[which]!, from, step.pages);
+            continue;
+          }
+          const from = place(step.from);
+          const to = step.to === null ? from + PAGE * (step.from.which === 0 ? 1 : 2) : place(step.to);
+          const end = from + PAGE * (1 + step.gap) - step.short;
+          const next = to + PAGE * step.gap + step.behind;
+          expect(frames.relation(end, next)).toBe(plain(at, frames, end, next));
+        }
+      }),
+      { numRuns: 500 },
     );
   });
 });

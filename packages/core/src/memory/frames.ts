@@ -64,8 +64,24 @@ interface Chunk {
   singleTotal: number;
 }
 
+/**
+ * Where frames lie `step` bytes from one another, and their pages are pinned and follow one another: the frame of one
+ * that has another behind it starts at least 0 and less than `bytes` from `start` on.
+ */
+interface Ladder {
+  readonly start: number;
+  readonly step: number;
+  readonly bytes: number;
+}
+const NO_LADDER: Ladder = { start: 0, step: PAGE_SIZE, bytes: 0 };
+
 /** A run of frames that follow one another. */
 export type FrameRun = (firstFrame: number, frames: number) => void;
+
+function ladderOf({ firstFrame, stride }: Chunk): Ladder {
+  const step = stride * PAGE_SIZE;
+  return { start: firstFrame * PAGE_SIZE, step, bytes: (CHUNK_PAGES - 1) * step };
+}
 
 /**
  * The table of frames. Frame numbers start at `firstFrame`; a chunk is aligned to 512 frames, so that a huge page is
@@ -76,6 +92,8 @@ export class FrameTable {
   readonly #chunks = new Map<string, Chunk>();
   readonly #slots: (Chunk | null)[] = [];
   readonly #freeSlots: number[] = [];
+  /** Of the chunk that {@link relation} has met last: most pages follow another one of it. */
+  #ladder = NO_LADDER;
   /** Pins that are held now, counting a page pinned twice as two. */
   pinned = 0;
 
@@ -102,6 +120,7 @@ export class FrameTable {
   /** Undoes {@link pin} for the same pages; the ranges need not be cut as they were pinned. */
   unpin(backing: Backing, firstPage: number, pages: number): void {
     this.pinned -= pages;
+    this.#ladder = NO_LADDER;
     this.#each(firstPage, pages, (chunkNumber, from, count) => {
       const chunk = this.#chunks.get(`${backing.key}/${chunkNumber}`);
       assert(chunk !== undefined, 'unpin of a page that is not pinned');
@@ -160,6 +179,14 @@ export class FrameTable {
 
   /** KeptMemory.relation(), of frames. */
   relation(end: number, next: number): Kept {
+    const { start, step, bytes } = this.#ladder;
+    const at = end - PAGE_SIZE - start;
+    const climbs = next - end === step - PAGE_SIZE && (at & (step - 1)) === 0;
+    if (climbs && at >= 0 && at < bytes) return KEPT.BEHIND;
+    return this.#relation(end, next);
+  }
+
+  #relation(end: number, next: number): Kept {
     const before = Math.floor((end - 1) / PAGE_SIZE);
     const after = Math.floor(next / PAGE_SIZE);
     const [one, other] = [this.#chunkOf(before), this.#chunkOf(after)];
@@ -170,6 +197,7 @@ export class FrameTable {
     if (page < 0 || nextPage < 0) return KEPT.APART;
     // As words: % of what is no small integer is a call.
     const whole = ((end | next) & (PAGE_SIZE - 1)) === 0;
+    if (one === other && one.uniform > 0) this.#ladder = ladderOf(one);
     return whole && nextPage === page + 1 ? KEPT.BEHIND : KEPT.TOGETHER;
   }
 

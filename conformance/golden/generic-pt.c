@@ -4,7 +4,7 @@
 //
 // Reads lines, hexadecimal but for the first letter; answers each with one line. What has to be invalidated, and a new top,
 // stand where they happen:
-//   C features va oa top sizes                a new table; `sizes` are those that a driver leaves    result sizes last-iova level
+//   C features va oa top sizes                a new table; `sizes` are those that a driver leaves    result sizes last-iova, and the levels as hardware has them
 //   M iova pa size prot                       iommu_map()      result
 //   U iova size                               iommu_unmap()    unmapped
 //   W iova                                    marks the entry of an address as written to    result
@@ -47,6 +47,7 @@ static void make(const char *line)
 	unsigned features, va, oa, top;
 	unsigned long sizes;
 	struct pt_iommu_table_cfg cfg = {};
+	struct pt_iommu_table_hw_info info;
 	int rc;
 
 	sscanf(line, "C %x %x %x %x %lx", &features, &va, &oa, &top, &sizes);
@@ -61,9 +62,9 @@ static void make(const char *line)
 	if (rc)
 		return;
 	table.iommu.domain.pgsize_bitmap &= sizes;
+	pt_iommu_hw_info(&table, &info);
 	printf(" %lx %llx %x", table.iommu.domain.pgsize_bitmap,
-	       (unsigned long long)table.iommu.domain.geometry.aperture_end,
-	       pt_top_get_level(common_from_iommu(iommu())));
+	       (unsigned long long)table.iommu.domain.geometry.aperture_end, info.GENERIC_PT_LEVELS);
 }
 
 static size_t unmap(unsigned long iova, size_t size)

@@ -219,9 +219,14 @@ class Requests {
 }
 
 export function record(linux, directory, seed) {
-  const formats = { amdv1: 'starting_level', x86_64: 'top_level', vtdss: 'top_level' };
+  // Fields of struct pt_iommu_*_cfg and struct pt_iommu_*_hw_info.
+  const formats = {
+    amdv1: { TOP: 'starting_level', LEVELS: 'mode' },
+    x86_64: { TOP: 'top_level', LEVELS: 'levels' },
+    vtdss: { TOP: 'top_level', LEVELS: 'aw' },
+  };
   const programs = Object.fromEntries(
-    Object.entries(formats).map(([format, top]) => [format, program(linux, directory, format, top)]),
+    Object.entries(formats).map(([format, names]) => [format, program(linux, directory, format, names)]),
   );
   const random = dice(seed);
   return Array.from({ length: TABLES }, (_, i) => {
@@ -238,7 +243,7 @@ export function record(linux, directory, seed) {
   });
 }
 
-function program(linux, directory, format, top) {
+function program(linux, directory, format, { TOP, LEVELS }) {
   const header = (each) => `include/linux/${each}.h`;
   return compile({
     linux,
@@ -251,6 +256,10 @@ function program(linux, directory, format, top) {
     stubs: [...STUBS.map(header), 'include/generated/autoconf.h', 'include/asm/page.h', 'iommu-pages.h'],
     shim: name,
     name: format,
-    flags: [`-DGENERIC_PT_FORMAT="generic_pt/fmt/iommu_${format}.c"`, `-DGENERIC_PT_TOP=${top}`],
+    flags: [
+      `-DGENERIC_PT_FORMAT="generic_pt/fmt/iommu_${format}.c"`,
+      `-DGENERIC_PT_TOP=${TOP}`,
+      `-DGENERIC_PT_LEVELS=${LEVELS}`,
+    ],
   });
 }

@@ -2,11 +2,13 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { EADDRINUSE, EINVAL, ENOENT, ENOMEM, ENXIO, EOVERFLOW, ERANGE } from '@viommu/core/abi/errno';
+import { readAddress, readField } from '@viommu/core/base/bit-fields';
 import { failed, type Result } from '@viommu/core/base/result';
 import { AmdPagingDomain } from '@viommu/core/iommu/amd/driver/domain';
 import { AmdIommuDriver } from '@viommu/core/iommu/amd/driver/driver';
 import { amdIommuConfig } from '@viommu/core/iommu/amd/hardware/config';
 import { AmdUnit } from '@viommu/core/iommu/amd/platform';
+import { DTE, DTE_WORDS } from '@viommu/core/iommu/amd/spec/dte';
 import { IntelIommuDriver } from '@viommu/core/iommu/intel/driver/driver';
 import { IntelPagingDomain } from '@viommu/core/iommu/intel/driver/paging-domain';
 import { intelConfig } from '@viommu/core/iommu/intel/hardware/config';
@@ -105,8 +107,8 @@ class Player {
     this.#heard = [];
     switch (letter) {
       case 'C': {
-        const { table, pgsizeBitmap, aperture } = domain;
-        return `0 ${hex(pgsizeBitmap)} ${hex(aperture.last)} ${table.topLevel}`;
+        const { pgsizeBitmap, aperture } = domain;
+        return `0 ${hex(pgsizeBitmap)} ${hex(aperture.last)} ${this.#levels()}`;
       }
       case 'M':
         return this.#answer(this.#errno(domain.map(a, Number(b), c, Number.parseInt(words[3]!, 16))));
@@ -132,6 +134,17 @@ class Player {
       default:
         return this.#finish();
     }
+  }
+
+  /** DTE.Mode, AW of second-stage tables, and the levels of the others. */
+  #levels(): number {
+    const domain = this.#domain;
+    if (domain instanceof IntelPagingDomain && domain.stage === 2) return domain.addressWidth;
+    if (domain instanceof IntelPagingDomain || domain.mode === 'v2') return domain.table.topLevel + 1;
+    const dte = new Uint32Array(DTE_WORDS);
+    domain.setHostTables(dte, 1, false);
+    expect(readAddress(DTE.HostPTRoot, dte)).toBe(domain.table.root);
+    return readField(DTE.Mode, dte);
   }
 
   #errno(result: Result<void>): string {

@@ -166,6 +166,6 @@ function harm({ roll, pick }, layout, damage, { at, level, first }) {
     random: () => layout.garble(at),
   };
   harms[damage]();
-  // Bits that no model has a word about.
+  // The highest bits: hardware ignores most of them.
   if (roll(8) === 0) layout.set(at, layout.get(at) ^ (1n << BigInt(52 + roll(12))));
 }

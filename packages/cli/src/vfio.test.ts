@@ -88,6 +88,11 @@ describe('a program with a device', () => {
     ]);
   });
 
+  test('gets SIGBUS from a mapped BAR while memory space is off, and finds it as it was afterwards', () => {
+    const off = ['off SIGBUS', 'load 5', 'mapped SIGBUS'];
+    expect(scene('memory-off')).toEqual([...off, 'on 12340000', 'load 56780000']);
+  });
+
   test('may tell KVM of a device or a group, which KVM itself would refuse', () => {
     expect(scene('kvm')).toEqual(['device 0 0', 'group 0 0', 'other 25 25 25']);
   });

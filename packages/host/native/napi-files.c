@@ -463,6 +463,15 @@ static napi_value grow_to(napi_env env, napi_callback_info info)
 	return glue_result(env, st.st_size < bytes ? ftruncate(fd, bytes) : 0);
 }
 
+/* shrinkTo(fd, bytes): makes the file that long; what programs have mapped beyond is SIGBUS then. */
+static napi_value shrink_to(napi_env env, napi_callback_info info)
+{
+	napi_value argv[2];
+
+	glue_args(env, info, argv, 2);
+	return glue_result(env, ftruncate((int)glue_int(env, argv[0]), (off_t)glue_u64(env, argv[1])));
+}
+
 void napi_files_register(napi_env env, napi_value exports)
 {
 	static const struct export table[] = {
@@ -491,6 +500,7 @@ void napi_files_register(napi_env env, napi_value exports)
 		{ "sameMemory", same_memory },
 		{ "sizeOf", size_of },
 		{ "growTo", grow_to },
+		{ "shrinkTo", shrink_to },
 	};
 
 	glue_define(env, exports, table, sizeof(table) / sizeof(table[0]));

@@ -32,6 +32,8 @@ export interface InstalledFile {
   readonly handle: number;
   /** Our own view of a placeholder that a program has mapped, or -1. */
   view: number;
+  /** How long it has to be for the mappings that programs made. */
+  length: bigint;
   /** Pseudo files: where read(2) and write(2) are. */
   position: number;
 }
@@ -158,7 +160,7 @@ export class Files {
     const number = this.#add(task, fd, file.type === 'pseudo', options);
     if (number < 0) return number;
     const { node } = options;
-    const entry = { file, node, whose: WHOSE.PLACEHOLDER, inode, handle, view: -1, position: 0 };
+    const entry = { file, node, whose: WHOSE.PLACEHOLDER, inode, handle, view: -1, length: 0n, position: 0 };
     this.#placeholders.set(inode, entry);
     this.#byWatch.set(handle, entry);
     if (file.type === 'pseudo') return number;
@@ -179,7 +181,7 @@ export class Files {
     }
     const token = this.#nextToken++;
     const { node } = options;
-    const entry = { file, node, whose: WHOSE.PIPE, inode, handle, view: -1, position: 0 };
+    const entry = { file, node, whose: WHOSE.PIPE, inode, handle, view: -1, length: 0n, position: 0 };
     this.#pipes.set(inode, entry);
     this.#byToken.set(token, entry);
     native.watch(handle, EVENT.HANG_UP, token);
@@ -220,6 +222,7 @@ export class Files {
   prepareMapping(task: Task, fd: number, entry: InstalledFile, end: bigint): boolean {
     const { native } = this.#host;
     if (entry.view < 0) entry.view = native.openOf(task.tid, fd, O_RDWR);
+    if (end > entry.length) entry.length = end;
     return entry.view >= 0 && native.growTo(entry.view, end) >= 0;
   }
 
@@ -228,6 +231,11 @@ export class Files {
     return {
       read: (offset, into) => entry.view >= 0 && native.readAt(entry.view, offset, into) === into.length,
       write: (offset, from) => entry.view >= 0 && native.writeAt(entry.view, offset, from, 0) === from.length,
+      setReachable: (reachable) => {
+        if (entry.view < 0) return;
+        if (reachable) native.growTo(entry.view, entry.length);
+        else native.shrinkTo(entry.view, 0n);
+      },
       mapped: (offset, length) => {
         if (entry.view < 0) return false;
         for (const line of this.#host.mappingsOf(entry.inode)) {

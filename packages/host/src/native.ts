@@ -117,6 +117,8 @@ export interface Native {
   sizeOf(fd: number): number;
   /** Makes a file that long where it is shorter. */
   growTo(fd: number, bytes: bigint): number;
+  /** Makes a file that long; what is mapped beyond is SIGBUS then. */
+  shrinkTo(fd: number, bytes: bigint): number;
 
   read(pid: number, va: bigint, into: Uint8Array): number;
   write(pid: number, va: bigint, from: Uint8Array): number;

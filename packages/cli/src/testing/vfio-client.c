@@ -8,6 +8,7 @@
 #include <linux/kvm.h>
 #include <linux/vfio.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -253,6 +254,38 @@ static void scene_mapped(void)
 	printf("kept %x\n", bar[0x3800 / 4]);
 }
 
+static sigjmp_buf back;
+
+static void on_bus(int signal)
+{
+	(void)signal;
+	siglongjmp(back, 1);
+}
+
+static void scene_memory_off(void)
+{
+	volatile uint32_t *bar = map_network();
+	uint64_t config = region(VFIO_PCI_CONFIG_REGION_INDEX);
+	uint16_t command = 0;
+
+	signal(SIGBUS, on_bus);
+	bar[0x3800 / 4] = 0x12340000;
+	must(pwrite(device, &command, 2, config + 4) == 2, "PCI_COMMAND");
+	if (sigsetjmp(back, 1) == 0)
+		printf("off %x\n", bar[0x3800 / 4]);
+	else
+		printf("off SIGBUS\n");
+	printf("load %d\n", pread(device, &command, 2, region(0)) < 0 ? errno : 0);
+	if (sigsetjmp(back, 1) == 0)
+		printf("mapped %x\n", *(volatile uint32_t *)mmap(NULL, 4096, PROT_READ, MAP_SHARED, device, region(0)));
+	else
+		printf("mapped SIGBUS\n");
+	be_master();
+	printf("on %x\n", bar[0x3800 / 4]);
+	bar[0x3800 / 4] = 0x56780000;
+	printf("load %x\n", load(0x3800));
+}
+
 /* Dies with everything open and mapped, a ring of the network card running. */
 static void die(void)
 {
@@ -350,7 +383,7 @@ int main(int argc, char **argv)
 		       { "reset", scene_reset },   { "mapped", scene_mapped }, { "killed", scene_killed },
 		       { "shared", scene_shared }, { "kvm", scene_kvm },
 		       { "unmask", scene_unmask },
-		       { "removed", scene_removed }, { "die", die } };
+		       { "removed", scene_removed }, { "memory-off", scene_memory_off }, { "die", die } };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc > 1 && i < sizeof(scenes) / sizeof(scenes[0]); i++) {

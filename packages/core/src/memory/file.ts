@@ -44,6 +44,8 @@ export interface OpenFile {
 export interface FileBacking {
   read(offset: bigint, into: Uint8Array): boolean;
   write(offset: bigint, from: Uint8Array): boolean;
+  /** Takes the pages from every mapping, whose accesses are SIGBUS then, or gives fresh ones back. Their bytes are lost. */
+  setReachable?(reachable: boolean): void;
   /** True while some program has a mapping that touches the range. */
   mapped(offset: bigint, length: bigint): boolean;
 }

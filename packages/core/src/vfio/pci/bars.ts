@@ -21,6 +21,8 @@ interface Excluded {
 export class VfioBars {
   readonly #pci: PciFunction;
   readonly #memoryEnabled: () => boolean;
+  /** Mappings show the function's memory. */
+  #reachable = true;
   /** Bytes that one access can have. */
   readonly #widest: BarAccessSize;
   /** BARs whose memory some file of a program shows. */
@@ -118,11 +120,26 @@ export class VfioBars {
     if (big(at) + length > big(bar.size)) return fail(EINVAL, `beyond BAR ${index}`);
     if (backing === undefined) return fail(EINVAL, 'there is no memory to share with the program');
     const before = this.#shared.get(index);
-    if (before === backing) return;
+    if (before === backing) {
+      // A mapping makes the file longer.
+      if (!this.#reachable) backing.setReachable?.(false);
+      return;
+    }
     // DEVIATION: Linux shows the same pages by every file of a device; here each file has pages of its own.
     if (before !== undefined) return fail(EBUSY, `BAR ${index} is mapped by another open file of the device`);
-    bar.memory!.share(backing, regionOffset(index));
     this.#shared.set(index, backing);
+    if (this.#reachable) bar.memory!.share(backing, regionOffset(index));
+    else backing.setReachable?.(false);
+  }
+
+  /** vfio_pci_zap_bars(), and the faults that bring pages back: whether mappings reach the function's memory. */
+  setReachable(reachable: boolean): void {
+    if (reachable === this.#reachable) return;
+    this.#reachable = reachable;
+    if (!reachable) for (const index of this.#shared.keys()) this.bar(index)?.memory?.unshare();
+    for (const backing of new Set(this.#shared.values())) backing.setReachable?.(reachable);
+    if (!reachable) return;
+    for (const [index, backing] of this.#shared) this.bar(index)?.memory?.share(backing, regionOffset(index));
   }
 
   /** The file is going away, or every file where none is named. */

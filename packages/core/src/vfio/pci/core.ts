@@ -151,10 +151,15 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     this.#interrupts.setIntxDisabled(disabled);
   }
 
-  // DEVIATION: mappings of a BAR stay; Linux takes them away, and an access is SIGBUS until memory space is on again.
   memoryChanged(): void {
     if (this.#config.memoryEnabled) this.#dmaBufs.offer();
     else this.#dmaBufs.revoke();
+    this.#showBars();
+  }
+
+  /** vfio_pci_vmf_insert_pfn(): whether mappings of BARs reach them. */
+  #showBars(): void {
+    this.#bars.setReachable(this.#lowPower === null && this.#config.memoryEnabled);
   }
 
   /** vfio_pci_ioctl_reset(), and the reset bit of the PCI Express capability. */
@@ -164,6 +169,7 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     pciResetFunction(this.#pci);
     this.#migration?.reset();
     this.#dmaBufs.offer();
+    this.#showBars();
   }
 
   /** vfio_pci_dev_set_hot_reset(): the device is woken for it. */
@@ -186,11 +192,13 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     this.#dmaBufs.revoke();
     if (this.#lowPower !== null) return fail(EINVAL, 'the device sleeps already');
     this.#lowPower = { wakeup };
+    this.#showBars();
   }
 
   exitLowPower(): void {
     this.#endLowPower();
     this.#dmaBufs.offer();
+    this.#showBars();
   }
 
   // __vfio_pci_runtime_pm_exit()
@@ -208,6 +216,7 @@ export class VfioPciCore implements FunctionUser, ConfigEffects, PowerControl {
     if (wakeup !== null) {
       wakeup.signal();
       this.#endLowPower();
+      this.#showBars();
     }
     this.#interrupts.resume();
   }

@@ -39,7 +39,13 @@ import { failed } from '../../base/result.ts';
 import type { FileBacking } from '../../memory/file.ts';
 import { BarMemory } from '../../pci/bar-memory.ts';
 import { PciFunction, type DeviceModel } from '../../pci/function.ts';
-import { PCI_CAP_ID_PM, PCI_COMMAND, PCI_COMMAND_MASTER, PCI_PM_CTRL } from '../../pci/spec.ts';
+import {
+  PCI_CAP_ID_PM,
+  PCI_COMMAND,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_PM_CTRL,
+} from '../../pci/spec.ts';
 import { Rig } from '../testing/rig.ts';
 import { IO_BAR, MEMORY_BAR, MEMORY_BYTES, MSIX_TABLE, REGISTER_BAR } from '../testing/device.ts';
 import { VfioBars } from './bars.ts';
@@ -246,6 +252,55 @@ describe('mmap(2)', () => {
     for (const region of [REGISTER_BAR, IO_BAR, 1, VFIO_PCI_ROM_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX])
       expect(map(rig, region, 0n, 0x1000n)).toBe(EINVAL);
     expect(failed(rig.core.mmap(0n, 0x1000n, pages()))).toBe(true);
+  });
+});
+
+describe('a mapped BAR', () => {
+  const mapped = (): { rig: Rig; states: boolean[] } => {
+    const rig = new Rig();
+    const states: boolean[] = [];
+    const backing: FileBacking = { ...pages(), setReachable: (reachable) => states.push(reachable) };
+    expect(failed(rig.core.mmap(rig.region(MEMORY_BAR).offset, 0x1000n, backing))).toBe(false);
+    return { rig, states };
+  };
+
+  test('is out of reach while memory space is off, and has what it had afterwards', () => {
+    const { rig, states } = mapped();
+    rig.write(MEMORY_BAR, 8, [1, 2, 3, 4]);
+    rig.setConfig(PCI_COMMAND, 2, 0);
+    expect([states, rig.device.memory.shared]).toEqual([[false], false]);
+    rig.setConfig(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    rig.setConfig(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    expect([states, rig.device.memory.shared]).toEqual([[false, true], true]);
+    expect(rig.read(MEMORY_BAR, 8, 4)).toEqual(Uint8Array.of(1, 2, 3, 4));
+  });
+
+  test('is out of reach in D3hot, and from low power on until that is left', () => {
+    const { rig, states } = mapped();
+    const power = rig.capability(PCI_CAP_ID_PM) + PCI_PM_CTRL;
+    rig.setConfig(power, 2, 3);
+    rig.setConfig(power, 2, 0);
+    expect(states).toEqual([false, true]);
+    const low = (flags: number): number =>
+      rig.call(VFIO_DEVICE_FEATURE, vfio_device_feature, { flags: flags | VFIO_DEVICE_FEATURE_SET }).rc;
+    expect(low(VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY)).toBe(0);
+    rig.read(MEMORY_BAR, 0, 4);
+    expect(states).toEqual([false, true, false]);
+    expect(low(VFIO_DEVICE_FEATURE_LOW_POWER_EXIT)).toBe(0);
+    expect(states).toEqual([false, true, false, true]);
+  });
+
+  test('that is mapped while memory space is off waits for it', () => {
+    const rig = new Rig();
+    rig.setConfig(PCI_COMMAND, 2, 0);
+    const states: boolean[] = [];
+    const backing: FileBacking = { ...pages(), setReachable: (reachable) => states.push(reachable) };
+    const { offset } = rig.region(MEMORY_BAR);
+    for (const part of [0n, 0x1000n])
+      expect(failed(rig.core.mmap(offset + part, 0x1000n, backing))).toBe(false);
+    expect([states, rig.device.memory.shared]).toEqual([[false, false], false]);
+    rig.setConfig(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    expect([states.at(-1), rig.device.memory.shared]).toEqual([true, true]);
   });
 });
 

@@ -27,7 +27,7 @@ export function byGroup(names = ALL) {
 }
 
 /** QEMU opens /dev/iommu and the devices itself, which it finds in /sys. */
-function byPath(names = ALL) {
+export function byPath(names = ALL) {
   const devices = names.map((name) => {
     const { address, slot } = DEVICES[name];
     return ['-device', `vfio-pci,host=${address},iommufd=iommufd0,addr=${slot}`];

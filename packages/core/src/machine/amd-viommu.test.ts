@@ -2,11 +2,11 @@ import { describe, expect, it } from 'vitest';
 import * as amd from '../abi/amd-viommu.ts';
 import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
 import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../abi/iommufd.ts';
-import { failed } from '../base/result.ts';
 import type { DmaPort, PageResponseMessage } from '../iommu/dma-port.ts';
 import { amdIommu } from './amd-iommu.ts';
 import { Kernel } from './kernel.ts';
 import { allocViommu, AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
+import { withPorts } from './testing/ports.ts';
 import { partsOf } from './testing/vendors.ts';
 import { Vm } from './testing/vm.ts';
 import type { Vendor } from './vendor.ts';
@@ -21,29 +21,6 @@ function machine(
 ): Kernel {
   const { iommus, devices } = partsOf(vendor);
   return new Kernel({ parts: { iommus, devices: devices.map((each) => ({ ...each, ats })) }, uapis });
-}
-
-/** As `amdIommu`, and `ports` has where devices' requests go, in the order of the devices. */
-function withPorts(ports: DmaPort[]): Vendor {
-  return {
-    ...amdIommu,
-    start(kernel, uapis) {
-      const driver = amdIommu.start(kernel, uapis);
-      return {
-        addUnit(name, settings) {
-          const unit = driver.addUnit(name, settings);
-          if (failed(unit)) return unit;
-          return {
-            addFunction(part, group) {
-              const placed = unit.addFunction(part, group);
-              if (!failed(placed)) ports.push(placed.port);
-              return placed;
-            },
-          };
-        },
-      };
-    },
-  };
 }
 
 /** A guest whose device reads `text` at IOVA. */
@@ -239,7 +216,13 @@ describe('a guest with queues of its own', () => {
 
   it('reads of page requests, under its own name for the device, and answers them', () => {
     const ports: DmaPort[] = [];
-    const { vm } = translated(machine(['amd-viommu'], true, withPorts(ports)), 100, 0, 'abc', 0x42n);
+    const { vm } = translated(
+      machine(['amd-viommu'], true, withPorts(amdIommu, ports)),
+      100,
+      0,
+      'abc',
+      0x42n,
+    );
     const log = vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_PPR);
     const [low, middle, third, last] = guestDte(vm.guest.page(), 6n) as [bigint, bigint, bigint, bigint];
     const { id } = vm.port.nestedOf([low | (1n << 52n), middle, third, last]);

@@ -129,21 +129,27 @@ export class Requesters {
   }
 
   #settle(requester: Requester, state: RootState, only: number | null): void {
+    if (state.translating && state.mode === 'scalable')
+      return this.#settleScalable(requester, state.root, only);
+    this.#detachPasids(requester, new Set());
     const { memory } = this.#vm;
-    const change = (key: Key, wanted: Wanted): void => this.#change(requester, key, wanted);
-    if (!state.translating || state.mode !== 'scalable') {
-      this.#detachPasids(requester, new Set());
-      if (!state.translating) return change(null, PASS_THROUGH);
-      if (state.mode === 'abort') return change(null, BLOCKED);
-      return change(null, wantedOfContext(memory, state.root, requester.id));
-    }
-    const tables = pasidTables(memory, state.root, requester.id);
-    if (only === null || tables === null || only === tables.ridPasid)
-      change(null, tables === null ? BLOCKED : wantedOfPasid(memory, tables, tables.ridPasid));
-    const with_ = new Set(this.#pasidsOf(requester, tables, only));
-    if (only === null) this.#detachPasids(requester, with_);
-    else if (only !== 0 && !with_.has(only)) change(only, BLOCKED);
-    if (tables !== null) for (const pasid of with_) change(pasid, wantedOfPasid(memory, tables, pasid));
+    if (!state.translating) this.#change(requester, null, PASS_THROUGH);
+    else if (state.mode === 'abort') this.#change(requester, null, BLOCKED);
+    else this.#change(requester, null, wantedOfContext(memory, state.root, requester.id));
+  }
+
+  #settleScalable(requester: Requester, root: number, only: number | null): void {
+    const { memory } = this.#vm;
+    const tables = pasidTables(memory, root, requester.id);
+    const wantedOf = (pasid: number): Wanted =>
+      tables === null ? BLOCKED : wantedOfPasid(memory, tables, pasid);
+    const ridPasid = tables?.ridPasid ?? 0;
+    if (tables === null || only === null || only === ridPasid)
+      this.#change(requester, null, wantedOf(ridPasid));
+    const pasids = new Set(this.#pasidsOf(requester, tables, only));
+    if (only === null) this.#detachPasids(requester, pasids);
+    else if (only !== 0 && !pasids.has(only)) this.#change(requester, only, BLOCKED);
+    for (const pasid of pasids) this.#change(requester, pasid, wantedOf(pasid));
   }
 
   /** PASIDs with an entry, but for 0, which the kernel keeps for requests without. */

@@ -14,9 +14,8 @@ const ADDRESS = 0xf_ffff_ffff_f000n;
 
 const ENTRIES = 512;
 const TABLE_BYTES = 4096;
-/** Tables that are read at one look: where the guest has more, nothing is mapped. */
+/** Tables that are read at one look, and pages of any size that are mapped: where the guest has more, nothing is. */
 const TABLES_MAX = 4096;
-/** Pages of any size that are mapped: those beyond are not. */
 const PAGES_MAX = 1 << 16;
 
 /** A page of any size; numbers are those of pages of 4 KiB. */
@@ -54,11 +53,15 @@ export class ShadowDomain {
   /** Takes over what the guest's table says of the pages `first` to `last`, and of all where they are left out. */
   sync(first = 0, last = Infinity): void {
     // A large page that is touched goes as a whole, and what has come in its place is looked for everywhere.
-    const touched = [...this.#mapped.values()].filter(
-      (leaf) => leaf.iova <= last && leaf.iova + leaf.pages > first,
-    );
-    const from = Math.min(first, ...touched.map((leaf) => leaf.iova));
-    const to = Math.max(last, ...touched.map((leaf) => leaf.iova + leaf.pages - 1));
+    const touched: Leaf[] = [];
+    let [from, to] = [first, last];
+    for (const leaf of this.#mapped.values()) {
+      const end = leaf.iova + leaf.pages - 1;
+      if (leaf.iova > last || end < first) continue;
+      touched.push(leaf);
+      from = Math.min(from, leaf.iova);
+      to = Math.max(to, end);
+    }
     const found = new Map<number, Leaf>();
     const complete = this.#walk(found, from, to);
     for (const leaf of touched) {
@@ -108,7 +111,8 @@ export class ShadowDomain {
         const target = exact((entry & ADDRESS) >> 12n);
         if (level > 0 && (entry & PAGE_SIZE) === 0n) {
           if (!visit(target * TABLE_BYTES, level - 1, page)) return false;
-        } else if (level < 3) found.set(page, { iova: page, pages: span, target, permissions });
+        } else if (found.size >= PAGES_MAX) return false;
+        else if (level < 3) found.set(page, { iova: page, pages: span, target, permissions });
       }
       return true;
     };

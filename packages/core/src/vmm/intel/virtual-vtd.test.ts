@@ -2,9 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import { EINVAL } from '../../abi/errno.ts';
 import { FSTS, IQERCD, IQEI, OFFSET } from '../../iommu/intel/spec/registers.ts';
+import type { DmaPort, PageResponseMessage } from '../../iommu/dma-port.ts';
 import { machineSchema } from '../../machine/description.ts';
+import { intelIommu } from '../../machine/intel-iommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { loadParts } from '../../machine/parts.ts';
+import { withPorts } from '../../machine/testing/ports.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
 import { GuestPages } from '../guests/guest-pages.ts';
 import { VtdGuest } from '../guests/vtd.ts';
@@ -158,5 +161,40 @@ describe('a guest behind a virtual VT-d', () => {
     expect(found(devices[0]!, IOVA)).toBe('abc');
     expect(found(devices[0]!, IOVA + 0x1000n)).toBe('fault');
     expect(unit.poll()).toBe(false);
+  });
+
+  it('is asked for several pages at once, and answers them with one descriptor', async () => {
+    const ports: DmaPort[] = [];
+    const vendor = withPorts(intelIommu, ports);
+    const { iommus, devices } = await loadParts({
+      iommus: [{ name: 'dmar0', type: 'intel-iommu' }],
+      devices: [{ name: '0000:01:00.0', iommu: 'dmar0', model: 'none', ats: true, pasids: 64 }],
+    });
+    const parts = { iommus: iommus.map((iommu) => ({ ...iommu, vendor })), devices };
+    const { vm, unit, devices: opened } = await boot(new Kernel({ parts }));
+    ok(unit.addDevice(opened[0]!, ID));
+    const driver = new VtdGuest(new GuestPages(vm.memory, BASE), unit);
+    driver.attach(ID, driver.space(), 3);
+    const answers: PageResponseMessage[] = [];
+    ports[0]!.connect({ invalidate: () => true, pageResponse: (each) => void answers.push(each) });
+    for (const page of [0n, 1n, 2n]) {
+      const address = IOVA + page * 0x1000n;
+      ports[0]!.requestPage({ pasid: 3, address, prgIndex: 9, read: true, write: false, last: page === 2n });
+    }
+    unit.poll();
+    const requests = [1, 2, 3].map(() => driver.pageRequest()!);
+    expect(requests.map(({ address }) => address)).toEqual([IOVA, IOVA + 0x1000n, IOVA + 0x2000n]);
+    expect(requests.map(({ pasid, tag }) => [pasid, tag])).toEqual([0, 1, 2].map(() => [3, 9]));
+    expect(driver.pageRequest()).toBeNull();
+    expect(answers).toEqual([]);
+    driver.answer(requests[2]!, true);
+    expect(answers).toEqual([{ pasid: 3, prgIndex: 9, code: 0 }]);
+    // The same number again, which the guest refuses; and without PASID, where nobody serves it.
+    for (const pasid of [3, null])
+      ports[0]!.requestPage({ pasid, address: IOVA, prgIndex: 9, read: true, write: true, last: true });
+    unit.poll();
+    const [first] = [driver.pageRequest()!, driver.pageRequest()];
+    driver.answer(first, false);
+    expect(answers.filter(({ pasid }) => pasid === 3).map(({ code }) => code)).toEqual([0, 1]);
   });
 });

@@ -1,17 +1,21 @@
 // Runs recordings of IOMMU models (conformance/data/vectors/*.jsonl and files of their form) on viommu's models.
 //
-//   node conformance/vectors/run.mjs [--quiet] FILE...
+//   node conformance/vectors/run.mjs [--quiet] [FILE...]
+//
+// Without a file, those of conformance/data/vectors.
 //
 // Prints every difference, and `N of M agree` per file. A difference that the vendor's list explains (docs/*-differences.md)
 // has its classes beside it. Ends with status 1 where a difference has no class, or one that the list does not have.
 
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
+const RECORDINGS = fileURLToPath(new URL('../data/vectors', import.meta.url));
 
 async function loadVendors() {
   const out = mkdtempSync(join(tmpdir(), 'viommu-vectors-'));
@@ -79,13 +83,22 @@ function runFile(path, vendors, quiet) {
   return unexplained;
 }
 
-const args = process.argv.slice(2);
-const files = args.filter((arg) => !arg.startsWith('--'));
-if (files.length === 0) {
-  console.error('usage: node conformance/vectors/run.mjs [--quiet] FILE...');
-  process.exit(2);
+function parse() {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: { quiet: { type: 'boolean', default: false } },
+    });
+    const all = () => readdirSync(RECORDINGS).map((name) => join(RECORDINGS, name));
+    return { quiet: values.quiet, files: positionals.length > 0 ? positionals : all() };
+  } catch (error) {
+    console.error(`run.mjs: ${error.message}`);
+    process.exit(2);
+  }
 }
+
+const { quiet, files } = parse();
 const vendors = await loadVendors();
 let unexplained = 0;
-for (const file of files) unexplained += runFile(file, vendors, args.includes('--quiet'));
+for (const file of files) unexplained += runFile(file, vendors, quiet);
 process.exit(unexplained === 0 ? 0 : 1);

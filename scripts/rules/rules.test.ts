@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { LAYERS, importProblem } from './layers.mjs';
 import { importsOf, lineAt, maskSource } from './source.mjs';
-import { checkFile, checkTree } from './tree.mjs';
+import { checkFile, checkTree, unnamedRooms } from './tree.mjs';
 
 const CORE = 'packages/core/src';
 
@@ -125,6 +125,17 @@ describe('the import rule', () => {
   ])('keeps %s from importing %s', (file, specifier, reason) => {
     expect(importProblem(file, specifier, { ...DECLARED, core: [] })).toContain(reason);
   });
+});
+
+test('docs/architecture.md names every room of core', () => {
+  const text = '# x\nattic\n## The rooms\nsrc/base  amd: spec\n## Who may import whom\ncellar\n';
+  const files = ['base/a.ts', 'base/testing/b.ts', 'amd/spec/c.ts', 'cellar/d.ts', 'amd/attic/e.ts'];
+  expect(
+    unnamedRooms(
+      text,
+      files.map((file) => `${CORE}/${file}`),
+    ),
+  ).toEqual(['cellar', 'attic']);
 });
 
 test('docs/architecture.md has the layers in their order', () => {

@@ -71,10 +71,35 @@ export function checkFile(file, text, { hosts = [], dependencies } = {}) {
   return problems.toSorted((a, b) => a.line - b.line).map((problem) => ({ file, ...problem }));
 }
 
+const CORE = 'packages/core/src/';
+
+/**
+ * The rooms of core that docs/architecture.md does not name.
+ *
+ * @param {string} text what it says
+ * @param {string[]} files
+ */
+export function unnamedRooms(text, files) {
+  const rooms = text.slice(text.indexOf('## The rooms'), text.indexOf('## Who may import whom'));
+  const named = new Set(rooms.match(/[\w-]+/g));
+  const parts = files
+    .filter((file) => file.startsWith(CORE))
+    .flatMap((file) => file.slice(CORE.length).split('/').slice(0, -1));
+  return [...new Set(parts)].filter((part) => !named.has(part) && part !== 'testing' && part !== 'rules');
+}
+
 /** The problems of every file below `root`, and how many files that are. */
 export function checkTree(root) {
   const context = { hosts: registryHosts(), dependencies: declaredDependencies(root) };
   const files = walk(root).filter((file) => TEXT.test(`/${file}`));
   const problems = files.flatMap((file) => checkFile(file, readFileSync(`${root}/${file}`, 'utf8'), context));
+  const file = 'docs/architecture.md';
+  for (const room of unnamedRooms(readFileSync(`${root}/${file}`, 'utf8'), files)) {
+    problems.push({
+      file,
+      line: 1,
+      message: `the folder ${room} of core is not among the rooms; say what is in it`,
+    });
+  }
   return { files: files.length, problems };
 }

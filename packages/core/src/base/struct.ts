@@ -138,6 +138,9 @@ type NameOf<F extends Fields> = Extract<
 type ValueOf<F extends Fields> = {
   -readonly [K in keyof F as F[K] extends Padding ? never : K]: F[K] extends FieldType<infer T> ? T : never;
 };
+/** A layout of whatever fields. */
+// oxlint-disable-next-line typescript/no-explicit-any -- a Struct is invariant in its fields, and any will do
+export type AnyStruct = Struct<any>;
 /** The mutable object that `S.read()` answers, for `S` or for `typeof S`. */
 export type StructValue<S> = S extends Struct<infer F> ? ValueOf<F> : never;
 

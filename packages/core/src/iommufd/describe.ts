@@ -1,5 +1,5 @@
 import { failed, type Result } from '../base/result.ts';
-import type { Struct } from '../base/struct.ts';
+import type { AnyStruct } from '../base/struct.ts';
 import { IOC_NR } from '../abi/ioctl.ts';
 import * as test from '../abi/iommufd-test.ts';
 import * as type1 from '../abi/vfio-type1.ts';
@@ -8,8 +8,6 @@ import type { Trace } from '../trace/trace.ts';
 
 // Requests in the words of the header, for the trace.
 
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
 type FieldValue = number | bigint | readonly bigint[] | Uint8Array;
 
 const VFIO_NAMES: Readonly<Record<number, string>> = {

@@ -1,13 +1,10 @@
 import type { Result } from '../base/result.ts';
-import type { Struct } from '../base/struct.ts';
+import type { AnyStruct } from '../base/struct.ts';
 import type { Command } from './command.ts';
 import type { KernelVersion } from './profile.ts';
 import type { TrialUapi } from './trial-uapi.ts';
 
 // One row of the table of requests: drivers/iommu/iommufd/main.c struct iommufd_ioctl_op.
-
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
 
 /** One request of iommufd. */
 export interface IoctlOp {

@@ -1,5 +1,5 @@
 import { fail, failed, Failure, type Result } from '../base/result.ts';
-import type { Struct } from '../base/struct.ts';
+import type { AnyStruct } from '../base/struct.ts';
 import { EFAULT, errnoName } from '../abi/errno.ts';
 import type { Doorbells } from '../memory/doorbells.ts';
 import type { OpenFile } from '../memory/file.ts';
@@ -26,8 +26,6 @@ export interface MappedWords {
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-export type AnyStruct = Struct<any>;
 type Values<Layout extends AnyStruct> = ReturnType<Layout['create']>;
 
 /** A request that was refused, with the struct as it came back: some say there how far they came. */

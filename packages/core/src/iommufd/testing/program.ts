@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { failed } from '../../base/result.ts';
-import type { Struct } from '../../base/struct.ts';
+import type { AnyStruct } from '../../base/struct.ts';
 import * as abi from '../../abi/iommufd.ts';
 import * as mock from '../../abi/iommufd-test.ts';
 import { Kernel, type KernelOptions } from '../../machine/kernel.ts';
@@ -16,8 +16,6 @@ import { SimulatedProcess, simulatedTask } from '../../memory/simulated-process.
 import { IommufdContext } from '../context.ts';
 import { findProfile } from '../profile.ts';
 
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
 type Values<Layout extends AnyStruct> = ReturnType<Layout['create']>;
 
 /** Where a program has its structs, and whatever they point to. */

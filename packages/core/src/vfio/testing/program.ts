@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { failed } from '../../base/result.ts';
-import type { Struct } from '../../base/struct.ts';
+import type { AnyStruct } from '../../base/struct.ts';
 import {
   IOMMU_IOAS_ALLOC,
   IOMMU_IOAS_MAP,
@@ -27,9 +27,6 @@ import { Kernel } from '../../machine/kernel.ts';
 import { DEFAULT_PARTS, loadParts } from '../../machine/parts.ts';
 import type { OpenFile } from '../../memory/file.ts';
 import { SimulatedProcess, simulatedTask } from '../../memory/simulated-process.ts';
-
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
 
 export const ARGUMENT = 0x1000n;
 export const BUFFER = 0x10_0000n;

@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { failed } from '../../base/result.ts';
 import { big } from '../../base/u64.ts';
-import type { Struct } from '../../base/struct.ts';
+import type { AnyStruct } from '../../base/struct.ts';
 import {
   VFIO_DEVICE_GET_REGION_INFO,
   VFIO_DEVICE_SET_IRQS,
@@ -13,9 +13,6 @@ import { SimulatedEventfd, SimulatedProcess, simulatedTask } from '../../memory/
 import { PciFunction } from '../../pci/function.ts';
 import { VfioPciCore } from '../pci/core.ts';
 import { TestDevice } from './device.ts';
-
-// oxlint-disable-next-line typescript/no-explicit-any -- a layout of whatever fields
-type AnyStruct = Struct<any>;
 
 const ARGUMENT = 0x1000n;
 const BUFFER = 0x10_0000n;

@@ -7,7 +7,8 @@ import type { OpenFile } from '../../../memory/file.ts';
 import type { Task } from '../../../memory/process.ts';
 import type { SimulatedProcess } from '../../../memory/simulated-process.ts';
 import { GuestPageTable, type TableFormat } from '../../../vmm/guests/guest-pages.ts';
-import { Program, type AnyStruct, type RefusedRequest } from '../../../vmm/program.ts';
+import type { AnyStruct } from '../../../base/struct.ts';
+import { Program, type RefusedRequest } from '../../../vmm/program.ts';
 
 // For tests: a program that has /dev/iommu open, and a guest that it runs.
 

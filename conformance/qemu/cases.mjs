@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { plug, unplug } from './monitor.mjs';
 
 /** Devices as viommu's machines have them, and where they are in the guest. */
-const DEVICES = {
+export const DEVICES = {
   nvme: { address: '0000:0a:00.0', node: '/dev/vfio/devices/vfio0', slot: '4.0' },
   console: { address: '0000:0b:00.0', node: '/dev/vfio/devices/vfio1', slot: '5.0' },
 };

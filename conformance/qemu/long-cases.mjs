@@ -5,9 +5,11 @@ import {
   adding,
   byGroup,
   byPath,
+  DEVICES,
   IOAS_MAP,
   machineFile,
   NESTED,
+  NVME_WORKS,
   saidOf,
   SHADOW,
   some,
@@ -104,6 +106,21 @@ export const LONG_CASES = [
     append: '',
     said: saidOf('none'),
     trace: [{ ...SET_DIRTY_TRACKING, min: 2 }],
+  },
+  {
+    name: 'x86-nvme-driver',
+    title:
+      "QEMU's own driver of NVMe, by the disk's group, with a disk of QEMU's in front (-blockdev driver=nvme)",
+    ...on,
+    shell: [],
+    args: [
+      ...['-blockdev', `driver=nvme,node-name=disk,device=${DEVICES.nvme.address},namespace=1`],
+      ...['-device', 'nvme,drive=disk,serial=1,addr=4.0'],
+    ],
+    uses: ['nvme'],
+    append: '',
+    said: [NVME_WORKS],
+    trace: [],
   },
   {
     name: 'x86-kvm',

@@ -3,7 +3,7 @@ import { big, exact, PAGE_SIZE, PAGE_SIZE_N } from '../base/u64.ts';
 import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
 import type { FileBacking, OpenFile } from '../memory/file.ts';
 import type { Task } from '../memory/process.ts';
-import type { Kernel } from '../iommu/driver.ts';
+import type { Device, Kernel } from '../iommu/driver.ts';
 import { ACCOUNT_USER, type AccountMode, type LockedMemory } from './accounting.ts';
 import type { Command } from './command.ts';
 import { dispatch } from './dispatch.ts';
@@ -56,6 +56,8 @@ export class IommufdContext implements OpenFile {
   accountMode: AccountMode = ACCOUNT_USER;
   /** The IOAS that the VFIO container's requests go to. */
   vfioIoas: Ioas | null = null;
+  /** Devices of the groups whose container this is, open or not. */
+  readonly containerDevices = new Set<Device>();
   noIommuMode = false;
   backing: FileBacking | undefined;
   readonly #regions: MmapRegion[] = [];

@@ -34,6 +34,7 @@ import {
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE } from '../iommu/driver.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
 import type { Command } from './command.ts';
+import { containerRanges } from './container-ranges.ts';
 import type { IommufdContext } from './context.ts';
 import { getIoas, Ioas, mapUserPages } from './ioas.ts';
 
@@ -200,10 +201,16 @@ function pageSizes(ioas: Ioas): bigint {
 }
 
 // A capability of the chain, written as far as there is room; answers its length.
-type FillCapability = (memory: AddressSpace, ioas: Ioas, at: bigint, room: number) => Result<number>;
+type FillCapability = (
+  memory: AddressSpace,
+  context: IommufdContext,
+  ioas: Ioas,
+  at: bigint,
+  room: number,
+) => Result<number>;
 
 // iommufd_fill_cap_dma_avail()
-const fillDmaAvail: FillCapability = (memory, _ioas, at, room) => {
+const fillDmaAvail: FillCapability = (memory, _context, _ioas, at, room) => {
   const bytes = new Uint8Array(12);
   vfio_info_cap_header.write(bytes, 0, { id: VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, version: 1, next: 0 });
   bytes.fill(0xff, 8);
@@ -213,11 +220,11 @@ const fillDmaAvail: FillCapability = (memory, _ioas, at, room) => {
 };
 
 // iommufd_fill_cap_iova()
-const fillIovaRanges: FillCapability = (memory, ioas, at, room) => {
+const fillIovaRanges: FillCapability = (memory, context, ioas, at, room) => {
   const head = new Uint8Array(16);
   const range = new Uint8Array(vfio_iova_range.size);
   let count = 0;
-  for (const hole of ioas.iopt.reserved.holes(0n, U64_MAX)) {
+  for (const hole of containerRanges(ioas, context.containerDevices, memory)) {
     const offset = head.length + count * range.length;
     vfio_iova_range.write(range, 0, { start: hole.start, end: hole.last });
     if (room >= offset + range.length && !memory.write(at + big(offset), range))
@@ -245,7 +252,7 @@ function getInfo(context: IommufdContext, memory: AddressSpace, arg: bigint): Re
   info.flags = VFIO_IOMMU_INFO_PGSIZES | VFIO_IOMMU_INFO_CAPS;
   info.iova_pgsizes = pageSizes(ioas);
   info.cap_offset = 0;
-  const total = writeCapabilities(memory, ioas, arg, info.argsz);
+  const total = writeCapabilities(memory, context, ioas, arg, info.argsz);
   if (failed(total)) return total;
   if (info.argsz >= total) info.cap_offset = bytes.length;
   info.argsz = total;
@@ -255,12 +262,18 @@ function getInfo(context: IommufdContext, memory: AddressSpace, arg: bigint): Re
 }
 
 // Answers the bytes that all capabilities need behind and with the struct.
-function writeCapabilities(memory: AddressSpace, ioas: Ioas, arg: bigint, argsz: number): Result<number> {
+function writeCapabilities(
+  memory: AddressSpace,
+  context: IommufdContext,
+  ioas: Ioas,
+  arg: bigint,
+  argsz: number,
+): Result<number> {
   const next = new Uint8Array(4);
   let total = vfio_iommu_type1_info.size;
   let last: bigint | null = null;
   for (const fill of [fillDmaAvail, fillIovaRanges]) {
-    const length = fill(memory, ioas, arg + big(total), Math.max(0, argsz - total));
+    const length = fill(memory, context, ioas, arg + big(total), Math.max(0, argsz - total));
     if (failed(length)) return length;
     if (last !== null && argsz >= total) {
       new DataView(next.buffer).setUint32(0, total, true);

@@ -24,10 +24,12 @@ import {
 import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_IOMMU_GET_INFO,
   VFIO_IOMMU_MAP_DMA,
   VFIO_SET_IOMMU,
   VFIO_TYPE1v2_IOMMU,
   vfio_iommu_type1_dma_map,
+  vfio_iommu_type1_info,
 } from '../abi/vfio-type1.ts';
 import { VIOMMU_DEVICE_DMA_WRITE } from '../abi/viommu.ts';
 import { Kernel } from '../machine/kernel.ts';
@@ -58,6 +60,25 @@ function byGroup(path = '/dev/vfio/vfio'): { it: Program; container: number; gro
   const fd = it.getDeviceFd(group, NAMES[0]!);
   expect(fd).toBeGreaterThanOrEqual(0);
   return { it, container, group, fd };
+}
+
+/** VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, the last of the capabilities. */
+function iovaRanges(it: Program, container: number): [bigint, bigint][] {
+  const { size } = vfio_iommu_type1_info;
+  const { out, more } = it.call(
+    container,
+    VFIO_IOMMU_GET_INFO,
+    vfio_iommu_type1_info,
+    {},
+    new Uint8Array(256),
+  );
+  const view = new DataView(more.buffer, more.byteOffset);
+  let at = out.cap_offset - size;
+  for (let next = at; next >= 0; next = view.getUint32(at + 4, true) - size) at = next;
+  return Array.from({ length: view.getUint32(at + 8, true) }, (_, index) => [
+    view.getBigUint64(at + 16 + 16 * index, true),
+    view.getBigUint64(at + 24 + 16 * index, true),
+  ]);
 }
 
 const status = (it: Program, group: number): number => {
@@ -100,6 +121,22 @@ describe('a group', () => {
     expect(it.ioctl(group, VFIO_GROUP_UNSET_CONTAINER, 0n)).toBe(0);
     expect(it.ioctl(group, VFIO_GROUP_UNSET_CONTAINER, 0n)).toBe(-EINVAL);
     expect(status(it, group)).toBe(VFIO_GROUP_FLAGS_VIABLE);
+  });
+
+  test('limits what its container can map before a program has the device, as after', () => {
+    const it = program();
+    const [container, group] = [it.open('/dev/vfio/vfio'), it.open('/dev/vfio/0')];
+    expect(it.setContainer(group, container)).toBe(0);
+    const before = iovaRanges(it, container);
+    expect(before).toEqual([
+      [0n, 0x7ff_ffffn],
+      [0x810_0000n, 0xffff_ffff_ffffn],
+    ]);
+    it.getDeviceFd(group, NAMES[0]!);
+    expect(iovaRanges(it, container)).toEqual(before);
+    const other = it.open('/dev/vfio/vfio');
+    expect(it.setContainer(it.open('/dev/vfio/2'), other)).toBe(0);
+    expect(iovaRanges(it, other)).toEqual(before);
   });
 
   test('refuses what is no container, and requests that it does not have', () => {

@@ -103,11 +103,13 @@ export class VfioGroupFile implements OpenFile {
     if (failed(created)) return created;
     file.get();
     this.group.context = file;
+    for (const { device } of this.#devices) file.containerDevices.add(device);
     return 0;
   }
 
   #unsetContainer(): Result<number> {
     if (this.group.context === null) return fail(EINVAL, 'the group has no container');
+    for (const { device } of this.#devices) this.group.context.containerDevices.delete(device);
     this.group.context.put();
     this.group.context = null;
     return 0;

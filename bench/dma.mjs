@@ -101,6 +101,8 @@ function processWith(core, ram, va) {
     map: (...about) => own.map(...about),
     read: (at, into) => of(at).read(at, into),
     write: (at, from) => of(at).write(at, from),
+    readPinned: (at, into) => of(at).readPinned(at, into),
+    writePinned: (at, from) => of(at).writePinned(at, from),
     gather: (places, into) => ram.gather(places, into),
     mappings: (start, last) => of(start).mappings(start, last),
   };

@@ -2,7 +2,7 @@ import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pid } from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { HostAddressSpace } from './address-space.ts';
+import { type CurrentCall, HostAddressSpace } from './address-space.ts';
 import { Mailbox, type Native } from './native.ts';
 import { parseMaps } from './proc-text.ts';
 import { SharedFiles } from './shared-files.ts';
@@ -11,6 +11,7 @@ import { Harness } from './testing/harness.ts';
 let harness: Harness;
 let memory: HostAddressSpace;
 let native: Native;
+const current: CurrentCall = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
 /** A mapping of this process's program: its bytes do not change. */
 let text: { start: bigint; bytes: Uint8Array };
 
@@ -20,7 +21,6 @@ beforeAll(async () => {
   native = createRequire(import.meta.url)('../native/build/viommu.node') as Native;
   const box = new Mailbox(native.create([]) as ArrayBuffer);
   const shared = new SharedFiles(native, box, () => []);
-  const current = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
   const host = { native, box, current, shared, unlimitedPins: false, isPlaceholder: () => false };
   memory = new HostAddressSpace(host, pid);
   const lines = parseMaps(readFileSync('/proc/self/maps', 'utf8'));
@@ -91,4 +91,17 @@ describe('memory in several places', () => {
     expect(memory.read(text.start, one)).toBe(true);
     expect(Buffer.compare(one, text.bytes.subarray(0, one.length))).toBe(0);
   });
+});
+
+test('pinned bytes are reached whatever the protection of their page, during a call as otherwise', () => {
+  const lines = parseMaps(readFileSync('/proc/self/maps', 'utf8'));
+  // Guard pages of threads are such.
+  const guard = lines.find((each) => !each.readable && !each.shared && each.inode === 0n)!;
+  const into = new Uint8Array(8).fill(1);
+  Object.assign(current, { tid: pid, memory });
+  expect([memory.read(guard.start, into), memory.readPinned(guard.start, into)]).toEqual([false, true]);
+  Object.assign(current, { tid: 0, memory: null });
+  expect(memory.readPinned(guard.start, into)).toBe(true);
+  expect([...into]).toEqual(Array(8).fill(0));
+  expect(memory.readPinned(4096n, into)).toBe(false);
 });

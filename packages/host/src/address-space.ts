@@ -74,7 +74,7 @@ export class HostAddressSpace implements AddressSpace {
 
   read(va: bigint, into: Uint8Array): boolean {
     const { native, box, current } = this.#host;
-    if (current.memory !== this) return this.#memFile >= 0 && this.#readRemote(va, into);
+    if (current.memory !== this) return this.readPinned(va, into);
     if (current.prefetched > 0 && va >= current.prefetchVa && this.#readPrefetched(va, into)) return true;
     if (into.length > SCRATCH_BYTES) return native.read(current.tid, va, into) !== 0;
     box.wide[0] = va;
@@ -85,12 +85,27 @@ export class HostAddressSpace implements AddressSpace {
 
   write(va: bigint, from: Uint8Array): boolean {
     const { native, box, current } = this.#host;
-    if (current.memory !== this) return this.#memFile >= 0 && this.#writeRemote(va, from);
+    if (current.memory !== this) return this.writePinned(va, from);
     current.prefetched = 0;
     if (from.length > SCRATCH_BYTES) return native.write(current.tid, va, from) !== 0;
     box.wide[0] = va;
     box.scratch.set(from);
     return native.writeScratch(current.tid, from.length) !== 0;
+  }
+
+  // The file is of the address space, so nothing can come in between, and it does not ask for the protection of a page
+  // (FOLL_FORCE): so it is also right where the process does not wait for us.
+  readPinned(va: bigint, into: Uint8Array): boolean {
+    if (this.#memFile < 0) return false;
+    if (into.length >= BY_NUMBER_BYTES && this.#readByNumber(va, into)) return true;
+    return this.#host.native.readAt(this.#memFile, va, into) === into.length;
+  }
+
+  writePinned(va: bigint, from: Uint8Array): boolean {
+    if (this.#memFile < 0) return false;
+    const { native, current } = this.#host;
+    if (current.memory === this) current.prefetched = 0;
+    return native.writeAt(this.#memFile, va, from, 0) === from.length;
   }
 
   /** By the process's number alone, as the file has no call that takes several places. */
@@ -131,21 +146,10 @@ export class HostAddressSpace implements AddressSpace {
     return true;
   }
 
-  // Of a process that does not wait for us. The file is of the address space, so nothing can come in between; and like
-  // a pinned page it does not ask for the protection that the page has now.
-  #readRemote(va: bigint, into: Uint8Array): boolean {
-    if (into.length >= BY_NUMBER_BYTES && this.#readByNumber(va, into)) return true;
-    return this.#host.native.readAt(this.#memFile, va, into) === into.length;
-  }
-
   // process_vm_readv() copies once where the file copies twice, but goes by the process's number. What it read is of this
   // address space where that is still in use: so the process has not ended, nor has its number gone to another one.
   #readByNumber(va: bigint, into: Uint8Array): boolean {
     return !this.idMayBeStale && this.#host.native.read(this.pid, va, into) !== 0 && this.alive;
-  }
-
-  #writeRemote(va: bigint, from: Uint8Array): boolean {
-    return this.#host.native.writeAt(this.#memFile, va, from, 0) === from.length;
   }
 
   *#lines(start: bigint, last: bigint): Generator<{ line: MapsLine; pageBytes: number }> {

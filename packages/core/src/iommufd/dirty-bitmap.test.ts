@@ -37,6 +37,14 @@ class FakeMemory implements AddressSpace {
     return this.each(va, into.length, (page, offset, i) => (into[i] = page[offset]!));
   }
 
+  readPinned(va: bigint, into: Uint8Array): boolean {
+    return this.read(va, into);
+  }
+
+  writePinned(va: bigint, from: Uint8Array): boolean {
+    return this.write(va, from);
+  }
+
   gather(): boolean {
     return false;
   }

@@ -29,8 +29,8 @@ export function privateBacking(memory: AddressSpace, contiguous: boolean): Backi
   return {
     key: `mm:${memory.id}${contiguous ? '/huge' : ''}`,
     contiguous,
-    read: (offset, into) => memory.read(offset, into),
-    write: (offset, from) => memory.write(offset, from),
+    read: (offset, into) => memory.readPinned(offset, into),
+    write: (offset, from) => memory.writePinned(offset, from),
     gather: (places, into) => memory.gather(places, into),
     retain: () => {},
     release: () => {},

@@ -55,8 +55,11 @@ export interface AddressSpace {
   read(va: bigint, into: Uint8Array): boolean;
   /** Copies to the program. False where a byte cannot be written (EFAULT). */
   write(va: bigint, from: Uint8Array): boolean;
+  /** The same of pages that are pinned: DMA does not ask for the protection that a page has now. */
+  readPinned(va: bigint, into: Uint8Array): boolean;
+  writePinned(va: bigint, from: Uint8Array): boolean;
   /**
-   * Fills `into` from several places at once: of each, `places` has bits 31:0 and 63:32 of the address and the bytes. False
+   * Fills `into` from several places of pinned pages at once: of each, `places` has bits 31:0 and 63:32 of the address and the bytes. False
    * where it cannot or would rather not; then each may still be read, and `into` is unspecified.
    */
   gather(places: Uint32Array, into: Uint8Array): boolean;

@@ -41,8 +41,8 @@ function setUp(): SetUp {
   for (let page = 0; page < PAGES; page++)
     memory.write(VA + BigInt(page * PAGE), new Uint8Array(PAGE).fill(page + 1));
   const reads: number[] = [];
-  const read = memory.read.bind(memory);
-  memory.read = (va, into) => {
+  const read = memory.readPinned.bind(memory);
+  memory.readPinned = (va, into) => {
     reads.push(into.length);
     return read(va, into);
   };

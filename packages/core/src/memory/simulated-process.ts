@@ -169,24 +169,33 @@ export class SimulatedMemory implements AddressSpace {
     return this.#access(va, from, true);
   }
 
+  readPinned(va: bigint, into: Uint8Array): boolean {
+    return this.#access(va, into, false, true);
+  }
+
+  writePinned(va: bigint, from: Uint8Array): boolean {
+    return this.#access(va, from, true, true);
+  }
+
   gather(places: Uint32Array, into: Uint8Array): boolean {
     let done = 0;
     for (let at = 0; at < places.length; at += 3) {
       const va = (big(places[at + 1]!) << 32n) | big(places[at]!);
       const part = into.subarray(done, done + places[at + 2]!);
-      if (!this.#access(va, part, false)) return false;
+      if (!this.#access(va, part, false, true)) return false;
       done += part.length;
     }
     return done === into.length;
   }
 
-  #access(va: bigint, data: Uint8Array, write: boolean): boolean {
+  /** `pinned`: whatever the protection. */
+  #access(va: bigint, data: Uint8Array, write: boolean, pinned = false): boolean {
     if (data.length === 0) return true;
     const last = va + big(data.length) - 1n;
     let at = va;
     const parts: { vma: Vma; at: bigint; bytes: number }[] = [];
     for (const vma of this.mappings(va, last)) {
-      if (vma.start > at || (write ? !vma.writable : !vma.readable)) return false;
+      if (vma.start > at || !(pinned || (write ? vma.writable : vma.readable))) return false;
       const end = vma.last < last ? vma.last : last;
       parts.push({ vma, at, bytes: exact(end - at + 1n) });
       at = end + 1n;

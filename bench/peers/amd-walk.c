@@ -1,4 +1,4 @@
-// The peer of bench/amd.mjs for walks: host tables, guest tables and both, of 4 KiB pages and four levels, in plain C,
+// The peer of bench/iommu.mjs for walks: host tables, guest tables and both, of 4 KiB pages and four levels, in plain C,
 // with the checks that a walk has to make, and no cache of anything. Host tables are stage 2, with Mode 4.
 #include "walk.h"
 

@@ -1,4 +1,4 @@
-// The peer of bench/smmu.mjs for walks: the walks of packages/core/src/pagetable/armv8-stage1.ts and -stage2.ts in plain C,
+// The peer of bench/iommu.mjs for walks: those of packages/core/src/pagetable/armv8-stage1.ts and -stage2.ts in plain C,
 // with the same configuration (granule, levels, output size, endianness, Access flag, hierarchical permissions), the same
 // checks and the same answers (output, size, level, permissions, attributes), and no cache of anything.
 #include <string.h>

@@ -1,4 +1,4 @@
-// The peer of bench/vtd.mjs for walks: first-stage, second-stage and nested walks of 4-level tables in plain C, with the
+// The peer of bench/iommu.mjs for walks: first-stage, second-stage and nested walks of 4-level tables in plain C, with the
 // checks that a walk has to make, and no cache of anything.
 #include "walk.h"
 

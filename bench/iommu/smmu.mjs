@@ -1,8 +1,6 @@
-// The SMMUv3 model beside C: iommu.mjs says what each row is.
-//
-//   node bench/smmu.mjs
-import { loadCore } from './bundle.mjs';
-import { ABSENT, COLD, Flat, WARM, bothStages, must, report, translated } from './iommu.mjs';
+// The SMMUv3 part of bench/iommu.mjs.
+import { loadCore } from '../bundle.mjs';
+import { Flat, bothStages } from './memory.mjs';
 
 const core = await loadCore(`
 export { SmmuV3 } from '@viommu/core/iommu/arm-smmu-v3/hardware/smmu';
@@ -59,9 +57,8 @@ function start(caches) {
   return smmu;
 }
 
-const accessOf = (way) => ({ streamId: SID[way], hi: 0, lo: 0, write: true });
-
-function walks() {
+/** The walkers of both stages, and how they go to memory for a write, and to a table of stage 1. */
+function walkers() {
   const { Stage1Walker, Stage2Walker } = core;
   const shape = {
     granuleBits: 12,
@@ -93,84 +90,45 @@ function walks() {
   };
   const one = new Stage1Walker(memory);
   const two = new Stage2Walker(memory);
-  const space = {
-    descriptorHi: 0,
-    descriptorLo: 0,
-    descriptor(hi, lo) {
-      if (!two.walk(second, hi, lo, PERM.PR | PERM.UR, true)) return false;
-      this.descriptorHi = two.outHi;
-      this.descriptorLo = two.outLo | (lo & 0xfff);
-      return true;
-    },
-  };
   return {
-    stage1(order, sum) {
-      for (const address of order) {
-        must(one.walk(first, 0, address, PERM.UW, null));
-        sum[0] += one.outLo + one.permissions + one.mair;
-      }
-    },
-    stage2(order, sum) {
-      for (const address of order) {
-        must(two.walk(second, 0, address, PERM.UW, false));
-        sum[0] += two.outLo + two.permissions + two.memAttr;
-      }
-    },
-    nested(order, sum) {
-      for (const address of order) {
-        must(one.walk(first, 0, address, PERM.UW, space));
-        must(two.walk(second, one.outHi, one.outLo, PERM.UW, false));
-        sum[0] += two.outLo + two.permissions + two.memAttr;
-      }
-    },
-  };
-}
-
-function accesses(way) {
-  const smmu = start(COLD);
-  const access = accessOf(way);
-  const vmid = VMID[way];
-  return (order) => {
-    for (const address of order) {
-      smmu.iotlb.invalidateVmid(vmid, 0);
-      access.lo = address;
-      if (translated(smmu.translate(access)) !== address) throw new Error('translated elsewhere');
-    }
-  };
-}
-
-function hits(way) {
-  const smmu = start(WARM);
-  const access = accessOf(way);
-  return (order, sum) => {
-    for (const address of order) {
-      access.lo = address;
-      sum[0] += translated(smmu.translate(access));
-    }
+    one,
+    two,
+    first: (address, space) => one.walk(first, 0, address, PERM.UW, space),
+    second: (hi, lo) => two.walk(second, hi, lo, PERM.UW, false),
+    table: (hi, lo) => two.walk(second, hi, lo, PERM.PR | PERM.UR, true),
   };
 }
 
 /** Of pages of an ASID, with TG and TTL, and of another ASID. */
-function invalidations(mixed, entries) {
-  const smmu = start(WARM);
-  const { CMD, CMD_TLBI } = core;
-  for (let i = 0; i < entries; i++) translated(smmu.translate({ ...accessOf('stage1'), lo: i * 4096 }));
-  const ring = 1 << CMDQ_LOG2;
-  const of = { VMID: VMID.stage1, ASID: 1 };
-  for (let i = 0; i < ring; i++) {
-    const page = { ...of, Opcode: CMD.TLBI_NH_VA, TG: 1, TTL: 3, Address: (ABSENT + i * 4096) / 4096 };
-    const others = { 8: { ...page, TTL: 0, NUM: 15 }, 9: { ...of, Opcode: CMD.TLBI_NH_ASID, ASID: 2 } };
-    memory.put(CMDQ + i * 16, encode(CMD_TLBI, (mixed ? others[i % 10] : undefined) ?? page));
-  }
-  let prod = 0;
-  const batch = ring / 2;
-  const round = () => {
-    prod = (prod + batch) & (2 * ring - 1);
-    smmu.writeRegister(OFFSET.CMDQ_PROD, 4, BigInt(prod));
-    if (Number(smmu.readRegister(OFFSET.CMDQ_CONS, 4)) !== prod) throw new Error('commands are left');
-  };
-  return { batch, round };
-}
+const commands = {
+  count: 1 << CMDQ_LOG2,
+  way: 'stage1',
+  put(i, kind, address) {
+    const { CMD, CMD_TLBI } = core;
+    const of = { VMID: VMID.stage1, ASID: 1 };
+    const page = { ...of, Opcode: CMD.TLBI_NH_VA, TG: 1, TTL: 3, Address: address / 4096 };
+    const fields = {
+      page,
+      pages: { ...page, TTL: 0, NUM: 15 },
+      other: { ...of, Opcode: CMD.TLBI_NH_ASID, ASID: 2 },
+    };
+    memory.put(CMDQ + i * 16, encode(CMD_TLBI, fields[kind]));
+  },
+  /** Puts the queue's end after `total` commands since the start; says whether all were taken. */
+  run(smmu, total) {
+    const prod = BigInt(total % (2 << CMDQ_LOG2));
+    smmu.writeRegister(OFFSET.CMDQ_PROD, 4, prod);
+    return smmu.readRegister(OFFSET.CMDQ_CONS, 4) === prod;
+  },
+};
 
 build();
-report({ name: 'smmu', memory, roots, walks: walks(), accesses, hits, invalidations });
+export const vendor = {
+  memory,
+  roots,
+  walkers,
+  start,
+  accessOf: (way) => ({ streamId: SID[way], hi: 0, lo: 0, write: true }),
+  empty: (smmu, way) => smmu.iotlb.invalidateVmid(VMID[way], 0),
+  commands,
+};

@@ -1,8 +1,6 @@
-// The VT-d model beside C: iommu.mjs says what each row is.
-//
-//   node bench/vtd.mjs
-import { loadCore } from './bundle.mjs';
-import { ABSENT, COLD, Flat, WARM, bothStages, must, report, translated } from './iommu.mjs';
+// The VT-d part of bench/iommu.mjs.
+import { loadCore } from '../bundle.mjs';
+import { Flat, bothStages } from './memory.mjs';
 
 const core = await loadCore(`
 export { IntelIommu } from '@viommu/core/iommu/intel/hardware/intel-iommu';
@@ -61,9 +59,8 @@ function start(caches) {
   return iommu;
 }
 
-const requestOf = (way) => ({ requesterId: RID, pasid: PASID[way], hi: 0, lo: 0, write: true });
-
-function walks() {
+/** The walkers of both stages, and how they go to memory for a write, and to a table of stage 1. */
+function walkers() {
   const first = core.x86Config({
     levels: 4,
     root: roots.stage1,
@@ -87,84 +84,40 @@ function walks() {
   });
   const one = new core.X86Walker(memory);
   const two = new core.SecondStageWalker(memory);
-  const space = {
-    descriptorHi: 0,
-    descriptorLo: 0,
-    descriptor(hi, lo) {
-      if (!two.walk(second, hi, lo, SS_RIGHTS.READ)) return false;
-      this.descriptorHi = two.outHi;
-      this.descriptorLo = two.outLo | (lo & 0xfff);
-      return true;
-    },
-  };
   return {
-    stage1(order, sum) {
-      for (const address of order) {
-        must(one.walk(first, 0, address, X86_PERM.UW, null));
-        sum[0] += one.outLo + one.permissions;
-      }
-    },
-    stage2(order, sum) {
-      for (const address of order) {
-        must(two.walk(second, 0, address, SS_RIGHTS.WRITE));
-        sum[0] += two.outLo + two.rights;
-      }
-    },
-    nested(order, sum) {
-      for (const address of order) {
-        must(one.walk(first, 0, address, X86_PERM.UW, space));
-        must(two.walk(second, one.outHi, one.outLo, SS_RIGHTS.WRITE));
-        sum[0] += two.outLo + two.rights;
-      }
-    },
-  };
-}
-
-function accesses(way) {
-  const iommu = start(COLD);
-  const request = requestOf(way);
-  const did = DID[way];
-  return (order) => {
-    for (const address of order) {
-      iommu.iotlb.invalidateDomain(did);
-      request.lo = address;
-      if (translated(iommu.translate(request)) !== address) throw new Error('translated elsewhere');
-    }
-  };
-}
-
-function hits(way) {
-  const iommu = start(WARM);
-  const request = requestOf(way);
-  return (order, sum) => {
-    for (const address of order) {
-      request.lo = address;
-      sum[0] += translated(iommu.translate(request));
-    }
+    one,
+    two,
+    first: (address, space) => one.walk(first, 0, address, X86_PERM.UW, space),
+    second: (hi, lo) => two.walk(second, hi, lo, SS_RIGHTS.WRITE),
+    table: (hi, lo) => two.walk(second, hi, lo, SS_RIGHTS.READ),
   };
 }
 
 /** PASID-based: of first-stage pages, and of another PASID. */
-function invalidations(mixed, entries) {
-  const iommu = start(WARM);
-  const { DESC, P_IOTLB_INV_DSC } = core;
-  for (let i = 0; i < entries; i++) translated(iommu.translate({ ...requestOf('stage1'), lo: i * 4096 }));
-  const of = { TypeLo: DESC.P_IOTLB_INV, DID: DID.stage1, PASID: PASID.stage1 };
-  const ring = QUEUE_BYTES / 32;
-  for (let i = 0; i < ring; i++) {
-    const page = { ...of, G: 3, ADDR: (ABSENT + i * 4096) / 4096 };
-    const others = { 8: { ...page, AM: 4 }, 9: { ...of, G: 2, PASID: 9 } };
-    memory.put(QUEUE + i * 32, encode(P_IOTLB_INV_DSC, (mixed ? others[i % 10] : undefined) ?? page));
-  }
-  let tail = 0;
-  const batch = ring / 2;
-  const round = () => {
-    tail = (tail + batch * 32) % QUEUE_BYTES;
-    iommu.writeRegister(OFFSET.IQT, 8, BigInt(tail));
-    if (Number(iommu.readRegister(OFFSET.IQH, 8)) !== tail) throw new Error('descriptors are left');
-  };
-  return { batch, round };
-}
+const commands = {
+  count: QUEUE_BYTES / 32,
+  way: 'stage1',
+  put(i, kind, address) {
+    const { DESC, P_IOTLB_INV_DSC } = core;
+    const of = { TypeLo: DESC.P_IOTLB_INV, DID: DID.stage1, PASID: PASID.stage1 };
+    const page = { ...of, G: 3, ADDR: address / 4096 };
+    const fields = { page, pages: { ...page, AM: 4 }, other: { ...of, G: 2, PASID: 9 } };
+    memory.put(QUEUE + i * 32, encode(P_IOTLB_INV_DSC, fields[kind]));
+  },
+  run(iommu, total) {
+    const tail = BigInt((total * 32) % QUEUE_BYTES);
+    iommu.writeRegister(OFFSET.IQT, 8, tail);
+    return iommu.readRegister(OFFSET.IQH, 8) === tail;
+  },
+};
 
 build();
-report({ name: 'vtd', memory, roots, walks: walks(), accesses, hits, invalidations });
+export const vendor = {
+  memory,
+  roots,
+  walkers,
+  start,
+  accessOf: (way) => ({ requesterId: RID, pasid: PASID[way], hi: 0, lo: 0, write: true }),
+  empty: (iommu, way) => iommu.iotlb.invalidateDomain(DID[way]),
+  commands,
+};

@@ -1,5 +1,15 @@
 import { describe, expect, test } from 'vitest';
-import { E2BIG, EFAULT, EINVAL, EMFILE, EMSGSIZE, ENOENT, ENOTTY, EOPNOTSUPP } from '../abi/errno.ts';
+import {
+  E2BIG,
+  EFAULT,
+  EINVAL,
+  EMFILE,
+  EMSGSIZE,
+  ENOENT,
+  ENOTTY,
+  EOPNOTSUPP,
+  EOVERFLOW,
+} from '../abi/errno.ts';
 import { IO, IOC_NR, IOMMUFD_TYPE } from '../abi/ioctl.ts';
 import {
   IOMMU_DESTROY,
@@ -7,9 +17,12 @@ import {
   IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
   IOMMU_HWPT_ALLOC_NEST_PARENT,
   IOMMU_HWPT_ALLOC_PASID,
+  IOMMU_HWPT_FAULT_ID_VALID,
+  IOMMU_HWPT_INVALIDATE,
   IOMMU_IOAS_ALLOC,
   IOMMU_IOAS_IOVA_RANGES,
   iommu_fault_alloc,
+  iommu_hwpt_invalidate,
   iommu_ioas_alloc,
   iommu_ioas_iova_ranges,
 } from '../abi/iommufd.ts';
@@ -20,11 +33,14 @@ import {
   IOMMU_TEST_OP_DEV_CHECK_CACHE,
   IOMMU_TEST_OP_DMABUF_GET,
   IOMMU_TEST_OP_MOCK_DOMAIN,
+  IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS,
   IOMMU_TEST_OP_TRIGGER_IOPF,
   IOMMU_TEST_OP_TRIGGER_VEVENT,
   iommu_test_cmd,
   iommu_test_cmd_add_reserved,
   iommu_test_cmd_mock_domain,
+  iommu_test_cmd_mock_domain_flags,
+  MOCK_FLAGS_DEVICE_PASID,
 } from '../abi/iommufd-test.ts';
 import { eventText } from '../trace/text.ts';
 import { SimulatedMemory } from '../memory/simulated-process.ts';
@@ -114,8 +130,39 @@ describe('the first Linux of a request', () => {
     expect(refused('linux-6.6', IOMMU_HWPT_ALLOC_DIRTY_TRACKING)).toBe(true);
     expect(refused('linux-6.12', IOMMU_HWPT_ALLOC_NEST_PARENT)).toBe(false);
     expect(refused('linux-6.12', IOMMU_HWPT_ALLOC_DIRTY_TRACKING)).toBe(false);
+    expect(refused('linux-6.12', IOMMU_HWPT_FAULT_ID_VALID)).toBe(true);
+    expect(refused('linux-6.13', IOMMU_HWPT_FAULT_ID_VALID)).toBe(false);
     expect(refused('linux-6.13', IOMMU_HWPT_ALLOC_PASID)).toBe(true);
     expect(refused('linux-6.15', IOMMU_HWPT_ALLOC_PASID)).toBe(false);
+  });
+
+  test('decides how a length near 2^64 is refused', () => {
+    const refused = (profile: string): number => {
+      const program = new Program(machine(profile));
+      return program.tryMap(program.ioas(), { va: BUFFER, length: 2n ** 64n - PAGE }).rc;
+    };
+    expect(refused('linux-6.12')).toBe(-EINVAL);
+    expect(refused('linux-6.13')).toBe(-EOVERFLOW);
+  });
+
+  test('decides what an object is that has no caches to invalidate', () => {
+    const refused = (profile: string): number => {
+      const program = new Program(machine(profile));
+      return program.call(IOMMU_HWPT_INVALIDATE, iommu_hwpt_invalidate, { hwpt_id: program.ioas() }).rc;
+    };
+    expect(refused('linux-6.12')).toBe(-ENOENT);
+    expect(refused('linux-6.13')).toBe(-EINVAL);
+  });
+
+  test("decides which flags the mock's devices have", () => {
+    const made = (profile: string): number => {
+      const program = new Program(machine(profile));
+      const values = { id: program.ioas(), dev_flags: MOCK_FLAGS_DEVICE_PASID };
+      const op = IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS;
+      return program.test(op, iommu_test_cmd_mock_domain_flags, values).rc;
+    };
+    expect(made('linux-6.13')).toBe(-EINVAL);
+    expect(made('linux-6.15')).toBe(0);
   });
 });
 

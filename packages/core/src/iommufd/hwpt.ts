@@ -28,12 +28,13 @@ import type { Viommu } from './viommu.ts';
 const PAGING_FLAGS = [
   { flag: IOMMU_HWPT_ALLOC_NEST_PARENT, since: 607 },
   { flag: IOMMU_HWPT_ALLOC_DIRTY_TRACKING, since: 607 },
+  { flag: IOMMU_HWPT_FAULT_ID_VALID, since: 613 },
+  { flag: IOMMU_HWPT_ALLOC_PASID, since: 615 },
+];
+const NESTED_FLAGS = [
   { flag: IOMMU_HWPT_FAULT_ID_VALID, since: 611 },
   { flag: IOMMU_HWPT_ALLOC_PASID, since: 615 },
 ];
-const NESTED_FLAGS = PAGING_FLAGS.filter(
-  ({ flag }) => flag === IOMMU_HWPT_FAULT_ID_VALID || flag === IOMMU_HWPT_ALLOC_PASID,
-);
 
 function unknownFlags(context: IommufdContext, flags: number, known: typeof PAGING_FLAGS): boolean {
   const { version } = context.shared.profile;

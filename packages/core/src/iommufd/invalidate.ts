@@ -1,5 +1,5 @@
 import { fail, failed, type Result } from '../base/result.ts';
-import { EFAULT, EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
+import { EFAULT, EINVAL, ENOENT, EOPNOTSUPP } from '../abi/errno.ts';
 import { iommu_hwpt_invalidate } from '../abi/iommufd.ts';
 import type { UserDataArray } from '../iommu/user-data.ts';
 import type { AddressSpace } from '../memory/process.ts';
@@ -15,6 +15,8 @@ const INVALIDATE_ENTRIES_MAX = 1 << 19;
 const INVALIDATE_ENTRY_BYTES_MAX = 4096;
 /** The bounds came with this Linux. */
 const INVALIDATE_BOUNDS_SINCE = 702;
+/** Before there were viommus only a nested HWPT was looked for: anything else is not there. */
+const VIOMMU_SINCE = 613;
 
 /** Handles the entries of an array in their order; `entryNum` becomes how many it handled. */
 export type InvalidateHandler = (memory: AddressSpace, array: UserDataArray) => Result<void>;
@@ -81,5 +83,6 @@ function handlerOf(context: IommufdContext, id: number): Result<InvalidateHandle
       return fail(EOPNOTSUPP, 'this viommu has no caches to invalidate');
     return (memory, entries) => driver.cacheInvalidate!(memory, entries);
   }
+  if (context.shared.profile.version < VIOMMU_SINCE) return fail(ENOENT, `object ${id} is no nested HWPT`);
   return fail(EINVAL, `object ${id} is of type ${on.type}, neither a nested HWPT nor a viommu`);
 }

@@ -375,6 +375,11 @@ function lowerBound<T>(sorted: readonly T[], least: number, keyOf: (item: T) => 
   return from;
 }
 
+/** Before this Linux a length that is impossible in itself was found before one that ends beyond 2^64. */
+const END_CHECKED_FIRST_SINCE = 613;
+
+const isImpossible = (length: bigint): boolean => length > LENGTH_MAX || length === 0n;
+
 /** iopt_alloc_user_pages(): EINVAL or EOVERFLOW for lengths that no address space has. */
 export function allocUserPages(
   kernel: Kernel,
@@ -383,6 +388,8 @@ export function allocUserPages(
   length: bigint,
   writable: boolean,
 ): Result<IoptPages> {
+  if (kernel.version < END_CHECKED_FIRST_SINCE && isImpossible(length))
+    return fail(EINVAL, 'length is zero or near 2^64');
   if (uptr + length > U64_MAX) return fail(EOVERFLOW, 'user_va + length passes 2^64');
   const inPage = pageOffset(uptr);
   const va = inPage === 0 ? uptr : uptr - big(inPage);
@@ -398,7 +405,7 @@ export function allocPages(
   length: bigint,
   writable: boolean,
 ): Result<IoptPages> {
-  if (length > LENGTH_MAX || length === 0n) return fail(EINVAL, 'length is zero or near 2^64');
+  if (isImpossible(length)) return fail(EINVAL, 'length is zero or near 2^64');
   if (kernel.failpoint()) return fail(ENOMEM, 'no memory for the pages');
   return new IoptPages(kernel, locked, origin, startByte, length, writable);
 }

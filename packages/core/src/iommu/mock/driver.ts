@@ -42,7 +42,8 @@ import { MockViommu } from './viommu.ts';
 // drivers/iommu/iommufd/selftest.c struct iommu_ops mock_ops: the kernel's own IOMMU for testing iommufd.
 
 const PAGING_FLAGS = IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_PASID;
-const DEVICE_FLAGS = MOCK_FLAGS_DEVICE_NO_DIRTY | MOCK_FLAGS_DEVICE_PASID;
+/** The mock's devices have PASIDs since this Linux. */
+const PASID_SINCE = 615;
 
 /** The mock IOMMU: one for a machine. */
 export class MockIommu implements IommuDriver, PhysicalIommu {
@@ -62,7 +63,8 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
 
   /** mock_dev_create(). */
   createDevice(flags: number): Result<MockDevice> {
-    if ((flags & ~DEVICE_FLAGS) !== 0) return fail(EINVAL, 'unknown device flags');
+    const pasid = this.kernel.version < PASID_SINCE ? 0 : MOCK_FLAGS_DEVICE_PASID;
+    if ((flags & ~(MOCK_FLAGS_DEVICE_NO_DIRTY | pasid)) !== 0) return fail(EINVAL, 'unknown device flags');
     if (this.kernel.failpoint() || this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the device');
     return new MockDevice(this.kernel, this, this.#deviceIds.take(), flags);
   }

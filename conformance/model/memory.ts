@@ -1,4 +1,4 @@
-import { EFAULT, Errno, must } from './errno.ts';
+import { EFAULT, EOVERFLOW, Errno, must } from './errno.ts';
 
 // The program's memory. A page is known by the physical address of its frame. Private pages lie two frames apart, so
 // that no two of them are neighbours; the pages of a file are neighbours from a multiple of 2 MiB on.
@@ -81,6 +81,8 @@ export class Memory {
 
   /** The frame of the page that holds `va`. EFAULT where nothing is mapped. */
   page(va: bigint): number {
+    // get_user_pages_fast(): the end of the last page is no address.
+    must(va < U64_MAX - PAGE_N + 1n, EOVERFLOW);
     must(
       this.#mapped.some((range) => range.start <= va && va <= range.last),
       EFAULT,

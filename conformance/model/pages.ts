@@ -1,5 +1,5 @@
-import { EINVAL, Errno, must } from './errno.ts';
-import { PAGE, PAGE_N, type Memory, type ModelFile } from './memory.ts';
+import { EINVAL, EOVERFLOW, Errno, must } from './errno.ts';
+import { PAGE, PAGE_N, U64_MAX, type Memory, type ModelFile } from './memory.ts';
 
 // drivers/iommu/iommufd/pages.c, without its three places to keep a page in: a page is pinned while an access or an area
 // that some domain maps needs it, and which frame it was when it was pinned is remembered.
@@ -75,12 +75,13 @@ function sourceFrame(pages: Pages, index: number): number {
 export function pin(pages: Pages, firstIndex: number, lastIndex: number): number[] {
   const frames: number[] = [];
   const fresh = new Map<number, number>();
-  // mm/gup.c memfd_pin_folios() looks at the end of the whole range first.
+  // mm/gup.c gup_fast_fallback() and memfd_pin_folios() look at the end of the whole range first.
   const end = pages.start + (BigInt(lastIndex) + 1n) * PAGE_N;
   for (let index = firstIndex; index <= lastIndex; index++) {
     let frame = pages.pinned.get(index);
     if (frame === undefined) {
       if (pages.kind === 'file' && (pages.file === null || end > pages.file.size)) throw new Errno(EINVAL);
+      must(pages.kind !== 'user' || end <= U64_MAX, EOVERFLOW);
       frame = sourceFrame(pages, index);
       fresh.set(index, frame);
     }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { Failure, failed } from '../base/result.ts';
-import { EFAULT, EINVAL } from '../abi/errno.ts';
+import { EFAULT, EINVAL, EOVERFLOW } from '../abi/errno.ts';
 import { resolveFilePages, resolveUserPages, type PageRange } from './pin.ts';
 import { SimulatedMemfd, SimulatedMemory, type MapOptions } from './simulated-process.ts';
 
@@ -48,6 +48,13 @@ describe('pages of a program', () => {
   ])('cannot be pinned where they %s', (_where, first, pages) => {
     const memory = memoryWith([16, 8], [25, 8]);
     expect(told(resolveUserPages(memory, first, pages, false))).toBe(EFAULT);
+  });
+
+  test('cannot end where the address space ends', () => {
+    const memory = memoryWith([16, 8]);
+    expect(told(resolveUserPages(memory, 2 ** 52 - 1, 1, false))).toBe(EOVERFLOW);
+    expect(told(resolveUserPages(memory, 2 ** 52 - 2, 2, false))).toBe(EOVERFLOW);
+    expect(told(resolveUserPages(memory, 2 ** 52 - 2, 1, false))).toBe(EFAULT);
   });
 
   test('that are read-only can be pinned only for reading', () => {

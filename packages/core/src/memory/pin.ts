@@ -1,6 +1,6 @@
 import { fail, failed, type Result } from '../base/result.ts';
-import { hex, PAGE_SIZE_N, pageAddress, pageNumber } from '../base/u64.ts';
-import { EFAULT, EINVAL } from '../abi/errno.ts';
+import { hex, PAGE_SIZE_N, pageAddress, pageNumber, U64_MAX } from '../base/u64.ts';
+import { EFAULT, EINVAL, EOVERFLOW } from '../abi/errno.ts';
 import { fileBacking, privateBacking, type Backing } from './frames.ts';
 import type { AddressSpace, SharedFile, Vma } from './process.ts';
 
@@ -14,7 +14,8 @@ export interface PageRange {
 
 /**
  * Finds what `pages` pages of `memory` from page number `firstPage` on are made of, as pin_user_pages() would reach
- * them: EFAULT where an address is not mapped, not readable, not writable though `write` is asked, or device memory.
+ * them: EFAULT where an address is not mapped, not readable, not writable though `write` is asked, or device memory;
+ * EOVERFLOW for the last page of the address space.
  */
 export function resolveUserPages(
   memory: AddressSpace,
@@ -24,6 +25,8 @@ export function resolveUserPages(
 ): Result<PageRange[]> {
   const start = pageAddress(firstPage);
   const last = start + pageAddress(pages) - 1n;
+  // mm/gup.c gup_fast_fallback() looks at the end, which for the last page of all is no address.
+  if (last >= U64_MAX) return fail(EOVERFLOW, `${pages} pages from ${hex(start)} on end at 2^64`);
   const ranges: PageRange[] = [];
   let at = start;
   for (const vma of memory.mappings(start, last)) {

@@ -35,7 +35,7 @@ export function getMockDomain(context: IommufdContext, id: number): Result<MockP
   return hwpt.domain instanceof MockPagingDomain ? hwpt.domain : fail(EINVAL, `HWPT ${id} is not the mock's`);
 }
 
-/** The frame of the page at `va`, or -1 where it is not pinned: get_user_pages_fast(). EFAULT where it is not there. */
+/** The frame of the page at `va`, or -1 where it is not pinned: get_user_pages_fast(). Fails as resolveUserPages(). */
 export function frameAt(command: Command, va: bigint): Result<number> {
   const found = resolveUserPages(command.memory, pageNumber(va), 1, false);
   if (failed(found)) return found;

@@ -1,6 +1,19 @@
 import { describe, expect, test } from 'vitest';
 import { ENOSPC } from '../abi/errno.ts';
-import { IOMMU_IOAS_ALLOC, iommu_ioas_alloc } from '../abi/iommufd.ts';
+import {
+  IOMMU_HWPT_ALLOC,
+  IOMMU_HWPT_ALLOC_NEST_PARENT,
+  IOMMU_HWPT_DATA_ARM_SMMUV3,
+  IOMMU_IOAS_ALLOC,
+  IOMMU_VDEVICE_ALLOC,
+  IOMMU_VIOMMU_ALLOC,
+  IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+  iommu_hwpt_alloc,
+  iommu_ioas_alloc,
+  iommu_vdevice_alloc,
+  iommu_viommu_alloc,
+} from '../abi/iommufd.ts';
+import { iommu_hwpt_arm_smmuv3 } from '../abi/iommufd-data.ts';
 import {
   VFIO_DEVICE_SET_IRQS,
   VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -17,7 +30,7 @@ import { COMMAND, REGISTER, STATUS } from '../pci/dma-engine/registers.ts';
 import { PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/spec.ts';
 import { Trace } from '../trace/trace.ts';
 import { TestDeviceFile } from './testing/features.ts';
-import { Program } from './testing/program.ts';
+import { BUFFER, Program } from './testing/program.ts';
 
 // Messages of MSI-X through an IOMMU: an SMMU translates them as it translates other writes.
 
@@ -54,6 +67,39 @@ class Rig {
   attach(ioas = this.program.ioas(this.iommufd)): void {
     expect(this.program.attach(this.device.fd, ioas)).toBe(0);
     this.device.setCommand(PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY);
+  }
+
+  /** HWPTs of a guest whose stage 1 lets everything pass, and nothing. */
+  nest(): { bypass: number; abort: number } {
+    const { program, iommufd } = this;
+    const dev_id = 1;
+    const parent = program.call(iommufd, IOMMU_HWPT_ALLOC, iommu_hwpt_alloc, {
+      flags: IOMMU_HWPT_ALLOC_NEST_PARENT,
+      dev_id,
+      pt_id: program.ioas(iommufd),
+    });
+    const viommu = program.call(iommufd, IOMMU_VIOMMU_ALLOC, iommu_viommu_alloc, {
+      type: IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+      dev_id,
+      hwpt_id: parent.out.out_hwpt_id,
+    });
+    const viommu_id = viommu.out.out_viommu_id;
+    const vdevice = { viommu_id, dev_id, virt_id: 0n };
+    expect(program.call(iommufd, IOMMU_VDEVICE_ALLOC, iommu_vdevice_alloc, vdevice).rc).toBe(0);
+    const nested = (config: bigint): number => {
+      const ste = new Uint8Array(iommu_hwpt_arm_smmuv3.size);
+      iommu_hwpt_arm_smmuv3.write(ste, 0, { ste: [1n | (config << 1n), 0n] });
+      program.process.memory.write(BUFFER, ste);
+      const data = { data_type: IOMMU_HWPT_DATA_ARM_SMMUV3, data_len: ste.length, data_uptr: BUFFER };
+      const { rc, out } = program.call(iommufd, IOMMU_HWPT_ALLOC, iommu_hwpt_alloc, {
+        dev_id,
+        pt_id: viommu_id,
+        ...data,
+      });
+      expect(rc).toBe(0);
+      return out.out_hwpt_id;
+    };
+    return { bypass: nested(4n), abort: nested(0n) };
   }
 
   setVector(): { rc: number; eventfd: SimulatedEventfd } {
@@ -115,6 +161,22 @@ describe('a message behind an SMMU', () => {
     expect([eventfd.count, rig.messages.at(-1)!.lost]).toEqual([1, expect.any(String)]);
     const empty = rig.program.call(rig.iommufd, IOMMU_IOAS_ALLOC, iommu_ioas_alloc, {}).out.out_ioas_id;
     rig.attach(empty);
+    rig.signal();
+    expect(eventfd.count).toBe(2);
+  });
+
+  test('passes a guest’s stage 1 too, where there is one', () => {
+    const rig = new Rig();
+    rig.attach();
+    const { eventfd } = rig.setVector();
+    const { bypass, abort } = rig.nest();
+    rig.attach(bypass);
+    rig.signal();
+    expect([eventfd.count, rig.messages.at(-1)]).toEqual([1, { address: MESSAGES, lost: undefined }]);
+    rig.attach(abort);
+    rig.signal();
+    expect([eventfd.count, rig.messages.at(-1)!.lost]).toEqual([1, expect.any(String)]);
+    rig.attach(bypass);
     rig.signal();
     expect(eventfd.count).toBe(2);
   });

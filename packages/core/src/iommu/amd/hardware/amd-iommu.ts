@@ -368,20 +368,21 @@ export class AmdIommu {
    */
   access(transaction: Transaction, data: Uint8Array): AccessResult {
     const scatter = new Scatter(this.#memory, data, transaction.write === true);
+    const next = copyOf(transaction);
     for (let at = 0; at < data.length;) {
-      const low = (transaction.lo >>> 0) + (at % 0x1_0000_0000);
-      const hi = (transaction.hi + (low > 0xffff_ffff ? 1 : 0)) >>> 0;
-      const lo = low >>> 0;
-      const outcome = this.translate(at === 0 ? transaction : { ...transaction, hi, lo });
+      const outcome = this.translate(next);
       if (outcome.kind !== 'translated' && !scatter.flush()) return { done: scatter.done, stopped: 'bus' };
       if (outcome.kind === 'aborted') return { done: scatter.done, stopped: outcome };
       if (outcome.kind === 'interrupt') {
-        const stopped = this.#message(transaction.deviceId, lo, data.subarray(at));
+        const stopped = this.#message(next.deviceId, next.lo, data.subarray(at));
         return { done: stopped === null ? data.length : at, stopped };
       }
       const bytes = Math.min(outcome.bytes, data.length - at);
       if (!scatter.add(outcome.pa, bytes)) return { done: scatter.done, stopped: 'bus' };
       at += bytes;
+      const lo = next.lo + bytes;
+      if (lo > 0xffff_ffff) next.hi = (next.hi + Math.floor(lo / 0x1_0000_0000)) >>> 0;
+      next.lo = lo >>> 0;
     }
     return scatter.end(null);
   }
@@ -478,6 +479,21 @@ export class AmdIommu {
   get cachedInterrupts(): number {
     return this.#remapper.cached;
   }
+}
+
+/** A copy that can be changed. Always of one shape, and written out: that is less than spreading. */
+function copyOf(of: Transaction) {
+  return {
+    deviceId: of.deviceId,
+    pasid: of.pasid ?? null,
+    hi: of.hi >>> 0,
+    lo: of.lo >>> 0,
+    write: of.write === true,
+    execute: of.execute === true,
+    privileged: of.privileged === true,
+    atomic: of.atomic === true,
+    translated: of.translated === true,
+  };
 }
 
 function asRequest(

@@ -30,7 +30,7 @@ const KINDS = [
   ['apart', 97],
   ['shared', 1],
 ];
-const ROUNDS = 60;
+const ROUNDS = 100;
 /** From here on malloc() always makes a mapping (DEFAULT_MMAP_THRESHOLD_MAX). */
 const MAPPED = 33 << 20;
 

@@ -2,9 +2,10 @@
 //
 //   node bench/iommu.mjs [smmu] [vtd] [amd]
 //
-// - A hit is a whole access: from the device's request to an outcome, out of the IOTLB. The peer does the same work for
-//   all three: it finds the device, which is the last one here as there, looks page, size and two tags up in a
-//   GHashTable, as QEMU keeps them, and fills an answer in (peers/iotlb.c). Goal: ratio 1.
+// - A hit is a whole access: from the device's request to an outcome, out of the IOTLB. The peer is the IOTLB of QEMU's
+//   model of that IOMMU, in a GHashTable with that model's keys (peers/*-iotlb.c). They differ in what they do: QEMU's
+//   SMMU looks the device up and probes four levels, its AMD IOMMU one page and device, without domain or PASID. Goal:
+//   ratio 1.
 // - A walk is cold: no cache at all, here as there. Stage 1, stage 2, and both, where every table of stage 1 is found
 //   through stage 2: 24 loads. No table of a walk shares a stage 2 page with another (peers/*-walk.c). Goal: nested,
 //   ratio 4.
@@ -239,7 +240,7 @@ async function report(name) {
   const { memory, roots } = vendor;
   const scratch = mkdtempSync(join(tmpdir(), `viommu-bench-${name}-`));
   try {
-    const iotlb = peer(scratch, 'iotlb', ['glib-2.0'], 'cc, pkg-config or libglib2.0-dev');
+    const iotlb = peer(scratch, `${name}-iotlb`, ['glib-2.0'], 'cc, pkg-config or libglib2.0-dev');
     const walk = peer(scratch, `${name}-walk`, [], 'cc');
     const image = join(scratch, 'image');
     writeFileSync(image, memory.words);

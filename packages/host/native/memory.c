@@ -71,8 +71,6 @@ static struct slot *known_page(struct supervisor *s, pid_t pid, uint64_t va, siz
 		return NULL;
 	if ((va & (PAGE - 1)) + length > PAGE || (write_it ? slot->writable_page : slot->readable_page) != page)
 		return NULL;
-	if (va > task_stack(slot) + STACK_ABOVE || va + STACK_BELOW < task_stack(slot))
-		return NULL;
 	if (slot->mem < 0)
 		slot->mem = openat(slot->proc, "mem", O_RDWR | O_CLOEXEC);
 	return slot->mem < 0 ? NULL : slot;
@@ -82,8 +80,11 @@ static void remember_page(struct supervisor *s, pid_t pid, uint64_t va, bool wri
 {
 	struct slot *slot = &s->slots[(uint32_t)pid % SLOTS];
 
-	if (slot->tid == (uint32_t)pid)
-		*(write_it ? &slot->writable_page : &slot->readable_page) = va / PAGE + 1;
+	if (slot->tid != (uint32_t)pid)
+		return;
+	if (va > task_stack(slot) + STACK_ABOVE || va + STACK_BELOW < task_stack(slot))
+		return;
+	*(write_it ? &slot->writable_page : &slot->readable_page) = va / PAGE + 1;
 }
 
 /*

@@ -191,6 +191,8 @@ export interface HwQueueCore {
   readonly type: number;
   readonly baseAddress: bigint;
   readonly length: bigint;
+  /** The request that made it has failed after all: what ends it undoes the request. */
+  readonly failed: boolean;
   /** iommufd_hw_queue_depend(): `other` cannot be destroyed before this one. */
   depend(other: HwQueueCore): void;
   undepend(other: HwQueueCore): void;

@@ -12,6 +12,7 @@ import {
   ERANGE,
 } from '../abi/errno.ts';
 import { IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HW_QUEUE_TYPE_DEFAULT } from '../abi/iommufd.ts';
+import { failEverywhere } from '../iommu/testing/fail-nth.ts';
 import { SimulatedMemfd } from '../memory/simulated-process.ts';
 import { APERTURE, PAGE, Program } from './testing/program.ts';
 
@@ -109,6 +110,21 @@ describe('a hardware queue', () => {
     expect(queue(0).rc).toBe(-EEXIST);
     program.destroy(first.id);
     expect(queue(0).rc).toBe(0);
+  });
+
+  test('of index 1 that fails at any point leaves index 1 free, and queue 0 where it is', () => {
+    const { program, queue } = setUp();
+    queue(0);
+    const before = program.context.objects.size;
+    const points = failEverywhere(
+      program,
+      () => queue(1).rc,
+      () => {
+        expect(program.context.objects.size).toBe(before);
+        expect(queue(0).rc).toBe(-EEXIST);
+      },
+    );
+    expect(points).toBeGreaterThan(3);
   });
 
   test('is of a type that the viommu offers, without flags', () => {

@@ -20,6 +20,7 @@ const QUEUE_PAGES_MAX = 0x7fff_ffffn / 8n;
 export class HwQueue extends IommufdObject {
   readonly type = 'HW_QUEUE';
   readonly core: HwQueueCore;
+  #failed = false;
   #viommu: Viommu | null = null;
   #access: Access | null = null;
   #undo: (() => void) | null = null;
@@ -27,10 +28,14 @@ export class HwQueue extends IommufdObject {
   constructor(type: number, baseAddress: bigint, length: bigint) {
     super();
     const queues = byCore;
+    const hasFailed = (): boolean => this.#failed;
     this.core = {
       type,
       baseAddress,
       length,
+      get failed() {
+        return hasFailed();
+      },
       depend: (other) => void queues.get(other)!.users++,
       undepend: (other) => void queues.get(other)!.users--,
     };
@@ -46,6 +51,12 @@ export class HwQueue extends IommufdObject {
 
   started(undo: () => void): void {
     this.#undo = undo;
+  }
+
+  /** What the request answers, where its answer could be copied; else the queue is none. */
+  made(copied: Result<void>): Result<number> {
+    this.#failed = failed(copied);
+    return failed(copied) ? copied : 0;
   }
 
   destroy(): void {
@@ -121,8 +132,7 @@ export function hwQueueAlloc(command: Command): Result<number> {
   if (failed(undo)) return undo;
   queue.started(undo);
   cmd.out_hw_queue_id = queue.id;
-  const rc = command.respond(iommu_hw_queue_alloc, cmd);
-  return failed(rc) ? rc : 0;
+  return queue.made(command.respond(iommu_hw_queue_alloc, cmd));
 }
 
 /** The same where the driver has hw_queue_init(): nothing is pinned, since the hardware translates the address itself. */
@@ -141,6 +151,5 @@ function allocByGuestAddress(
   const undo = driver.hwQueueInit!(queue.core, cmd.index, cmd.flags);
   if (failed(undo)) return undo;
   queue.started(undo);
-  const rc = command.respond(iommu_hw_queue_alloc, { ...cmd, out_hw_queue_id: queue.id });
-  return failed(rc) ? rc : 0;
+  return queue.made(command.respond(iommu_hw_queue_alloc, { ...cmd, out_hw_queue_id: queue.id }));
 }

@@ -129,7 +129,8 @@ export class MockViommu implements ViommuDriver {
     this.#queues[index] = queue;
     return () => {
       // mock_hw_queue_destroy() takes the index that nobody ever wrote down: queue 1 stays for good, and queue 0 goes.
-      this.#queues[0] = null;
+      // DEVIATION: not where the request fails after all, which leaves everything as it was.
+      this.#queues[queue.failed ? index : 0] = null;
       if (previous !== null) queue.undepend(previous);
     };
   }

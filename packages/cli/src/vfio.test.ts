@@ -1,7 +1,4 @@
-import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import type { SpawnSyncReturns } from 'node:child_process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Command } from './testing/command.ts';
 
@@ -23,12 +20,8 @@ let machine: string;
 
 beforeAll(async () => {
   command = await Command.create();
-  client = join(command.directory, 'client');
-  machine = join(command.directory, 'machine.yaml');
-  writeFileSync(machine, MACHINE);
-  const source = fileURLToPath(new URL('testing/vfio-client.c', import.meta.url));
-  const { status, stderr } = spawnSync('cc', ['-O1', '-o', client, source], { encoding: 'utf8' });
-  if (status !== 0) throw new Error(stderr);
+  client = command.compile('vfio-client.c');
+  machine = command.machine(MACHINE);
 });
 afterAll(() => command.remove());
 

@@ -1,5 +1,5 @@
 import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
-import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -36,6 +36,21 @@ export class Command {
     });
     copyFileSync(addon, join(directory, 'viommu.node'));
     return new Command(directory);
+  }
+
+  /** Compiles a program of this folder; its path. */
+  compile(source: string): string {
+    const program = join(this.directory, source.replace(/\.c$/, ''));
+    const { status, stderr } = spawnSync('cc', ['-O1', '-o', program, at(source)], { encoding: 'utf8' });
+    if (status !== 0) throw new Error(stderr);
+    return program;
+  }
+
+  /** Writes a machine file; its path. */
+  machine(text: string): string {
+    const path = join(this.directory, 'machine.yaml');
+    writeFileSync(path, text);
+    return path;
   }
 
   /** Runs it to its end. */

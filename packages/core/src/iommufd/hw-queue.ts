@@ -19,8 +19,7 @@ const QUEUE_PAGES_MAX = 0x7fff_ffffn / 8n;
 /** struct iommufd_hw_queue. */
 export class HwQueue extends IommufdObject {
   readonly type = 'HW_QUEUE';
-  readonly core: HwQueueCore;
-  #failed = false;
+  readonly core: HwQueueCore & { failed: boolean };
   #viommu: Viommu | null = null;
   #access: Access | null = null;
   #undo: (() => void) | null = null;
@@ -28,14 +27,11 @@ export class HwQueue extends IommufdObject {
   constructor(type: number, baseAddress: bigint, length: bigint) {
     super();
     const queues = byCore;
-    const hasFailed = (): boolean => this.#failed;
     this.core = {
       type,
       baseAddress,
       length,
-      get failed() {
-        return hasFailed();
-      },
+      failed: false,
       depend: (other) => void queues.get(other)!.users++,
       undepend: (other) => void queues.get(other)!.users--,
     };
@@ -55,7 +51,7 @@ export class HwQueue extends IommufdObject {
 
   /** What the request answers, where its answer could be copied; else the queue is none. */
   made(copied: Result<void>): Result<number> {
-    this.#failed = failed(copied);
+    this.core.failed = failed(copied);
     return failed(copied) ? copied : 0;
   }
 

@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
 import { failed } from '@viommu/core/base/result';
 import { AddonMissing, native } from '@viommu/host/native';
-import { StartFailure } from '@viommu/host/spawn';
+import { StartFailure } from '@viommu/host/program/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
 import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';

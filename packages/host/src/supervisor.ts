@@ -1,20 +1,20 @@
 import { constants } from 'node:os';
 import { EMFILE, errnoName } from '@viommu/core/abi/errno';
 import { Trace } from '@viommu/core/trace/trace';
-import type { CurrentCall, MemoryHost } from './address-space.ts';
-import { FaultAttributes } from './fault-attributes.ts';
-import { answerFdCall, answerForeignIoctl } from './fd-calls.ts';
-import { Files } from './files.ts';
-import { JobControl, reapOrphans, type Outcome } from './job-control.ts';
+import type { CurrentCall, MemoryHost } from './memory/address-space.ts';
+import { FaultAttributes } from './files/fault-attributes.ts';
+import { answerFdCall, answerForeignIoctl } from './calls/fd-calls.ts';
+import { Files } from './files/files.ts';
+import { JobControl, reapOrphans, type Outcome } from './program/job-control.ts';
 import type { KernelSide } from './kernel-side.ts';
-import { ANSWERED, PASS, type Answer, type Machine } from './machine.ts';
-import { mappingsOf } from './mappings.ts';
+import { ANSWERED, PASS, type Answer, type Machine } from './calls/machine.ts';
+import { mappingsOf } from './memory/mappings.ts';
 import { EVENT, Mailbox, native as loadNative, OP, WAIT, WHOSE, type Native } from './native.ts';
-import { answerPathCall, findTarget, PATH_PATTERNS } from './path-calls.ts';
-import { choosePlaceholderDirectory } from './placeholder-directory.ts';
-import { Processes, type HostTask } from './processes.ts';
-import { SharedFiles } from './shared-files.ts';
-import { programWarnings } from './program-file.ts';
+import { answerPathCall, findTarget, PATH_PATTERNS } from './calls/path-calls.ts';
+import { choosePlaceholderDirectory } from './files/placeholder-directory.ts';
+import { Processes, type HostTask } from './processes/processes.ts';
+import { SharedFiles } from './memory/shared-files.ts';
+import { programWarnings } from './program/program-file.ts';
 import {
   candidates,
   checkProc,
@@ -24,10 +24,10 @@ import {
   spawnProgram,
   StartFailure,
   type ProgramOptions,
-} from './spawn.ts';
+} from './program/spawn.ts';
 import { sysfsContents } from './sysfs/contents.ts';
 import { SysfsTree } from './sysfs/tree.ts';
-import { deviceNodes } from './virtual-nodes.ts';
+import { deviceNodes } from './files/virtual-nodes.ts';
 
 /** How a program is supervised. */
 export interface SupervisorOptions extends ProgramOptions {

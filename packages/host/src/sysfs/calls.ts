@@ -2,11 +2,11 @@ import { closeSync, lstatSync, readFileSync } from 'node:fs';
 import { EACCES, EFAULT, EISDIR, ENOTDIR } from '@viommu/core/abi/errno';
 import type { Task } from '@viommu/core/memory/process';
 import { ELOOP } from '../errno.ts';
-import { hand, type Answer, type Machine } from '../machine.ts';
+import { hand, type Answer, type Machine } from '../calls/machine.ts';
 import type { Native } from '../native.ts';
-import type { HostTask } from '../processes.ts';
-import type { PseudoFile } from '../pseudo-files.ts';
-import { asksToWrite, S_IFDIR, S_IFLNK, S_IFREG, type NodeStat } from '../virtual-nodes.ts';
+import type { HostTask } from '../processes/processes.ts';
+import type { PseudoFile } from '../files/pseudo-files.ts';
+import { asksToWrite, S_IFDIR, S_IFLNK, S_IFREG, type NodeStat } from '../files/virtual-nodes.ts';
 import type { SysfsFile } from './nodes.ts';
 import { TREE_PATTERN, type TreeEntry } from './tree.ts';
 

@@ -1,5 +1,5 @@
 import type { PciFunctionView } from '@viommu/core/machine/view';
-import type { VirtualNode } from '../virtual-nodes.ts';
+import type { VirtualNode } from '../files/virtual-nodes.ts';
 import { SysfsNodes, type SysfsNode } from './nodes.ts';
 import { addPciFunction, functionPath } from './pci.ts';
 
@@ -11,7 +11,7 @@ const GROUP_DEVICES = '/sys/devices/virtual/vfio';
 const MISC_DEVICES = '/sys/devices/virtual/misc';
 const MODULES = ['vfio', 'vfio_iommu_type1', 'vfio_pci', 'vfio_pci_core', 'iommufd'];
 
-/** What stands below /sys and /dev/vfio by path. `devices`: the device files (virtual-nodes.ts). */
+/** What stands below /sys and /dev/vfio by path. `devices`: the device files (files/virtual-nodes.ts). */
 export function sysfsContents(
   functions: readonly PciFunctionView[],
   devices: ReadonlyMap<string, VirtualNode>,

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path/posix';
 import { EINVAL } from '@viommu/core/abi/errno';
 import type { PciFunctionView, PciResource } from '@viommu/core/machine/view';
-import { parseUnsigned } from '../pseudo-files.ts';
+import { parseUnsigned } from '../files/pseudo-files.ts';
 import type { SysfsNodes } from './nodes.ts';
 
 // A PCI function below /sys/devices and /sys/bus/pci: drivers/pci/pci-sysfs.c.

@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
 import { isMainThread, Worker } from 'node:worker_threads';
 import { native } from '../native.ts';
-import { StartFailure } from '../spawn.ts';
+import { StartFailure } from '../program/spawn.ts';
 import { Supervisor } from '../supervisor.ts';
 import { stubKernel } from './stub-kernel.ts';
 

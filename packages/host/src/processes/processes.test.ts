@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { getuid } from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Harness, type RunOptions } from './testing/harness.ts';
+import { Harness, type RunOptions } from '../testing/harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Harness } from './testing/harness.ts';
+import { Harness } from '../testing/harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {

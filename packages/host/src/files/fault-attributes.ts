@@ -1,5 +1,5 @@
 import { accessSync, constants } from 'node:fs';
-import type { Native } from './native.ts';
+import type { Native } from '../native.ts';
 
 // /sys/kernel/debug/fail*: the attributes of Linux's fault injection (Documentation/fault-injection/). What can fail is
 // decided by /proc/self/fail-nth alone; these can be written and read, and do nothing.

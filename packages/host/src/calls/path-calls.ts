@@ -1,17 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { EACCES, EEXIST, EFAULT, EINVAL, EISDIR, ENOTDIR, ENXIO } from '@viommu/core/abi/errno';
-import { ENODATA } from './errno.ts';
+import { ENODATA } from '../errno.ts';
 import { failed } from '@viommu/core/base/result';
 import { exact } from '@viommu/core/base/u64';
-import { OP, type Mailbox } from './native.ts';
-import { DEBUGFS } from './fault-attributes.ts';
-import type { InstalledFile } from './files.ts';
+import { OP, type Mailbox } from '../native.ts';
+import { DEBUGFS } from '../files/fault-attributes.ts';
+import type { InstalledFile } from '../files/files.ts';
 import { ANSWERED, hand, PASS, putStat, type Answer, type Machine } from './machine.ts';
-import { addToStatus } from './proc-text.ts';
-import type { HostTask } from './processes.ts';
-import { failNthFile } from './pseudo-files.ts';
-import { openTreeEntry, statOfTreeEntry, SYSFS_PATTERNS } from './sysfs/calls.ts';
-import { fromTree, type TreeEntry } from './sysfs/tree.ts';
+import { addToStatus } from '../processes/proc-text.ts';
+import type { HostTask } from '../processes/processes.ts';
+import { failNthFile } from '../files/pseudo-files.ts';
+import { openTreeEntry, statOfTreeEntry, SYSFS_PATTERNS } from '../sysfs/calls.ts';
+import { fromTree, type TreeEntry } from '../sysfs/tree.ts';
 import {
   accessible,
   anonymousStat,
@@ -21,7 +21,7 @@ import {
   S_IFREG,
   type NodeStat,
   type VirtualNode,
-} from './virtual-nodes.ts';
+} from '../files/virtual-nodes.ts';
 
 // System calls that take a path. The addon has made the path absolute and stopped it only where it may be ours.
 

@@ -1,9 +1,9 @@
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { exact } from '@viommu/core/base/u64';
 import type { AddressSpace, Vma } from '@viommu/core/memory/process';
-import { ESRCH } from './errno.ts';
-import { PREFETCH_BYTES, SCRATCH_BYTES, type Mailbox, type Native } from './native.ts';
-import { findSmapsEntry, parseMaps, type MapsLine } from './proc-text.ts';
+import { ESRCH } from '../errno.ts';
+import { PREFETCH_BYTES, SCRATCH_BYTES, type Mailbox, type Native } from '../native.ts';
+import { findSmapsEntry, parseMaps, type MapsLine } from '../processes/proc-text.ts';
 import type { SharedFiles } from './shared-files.ts';
 
 const O_RDWR = 2;

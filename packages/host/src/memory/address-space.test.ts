@@ -3,10 +3,10 @@ import { createRequire } from 'node:module';
 import { pid } from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type CurrentCall, HostAddressSpace } from './address-space.ts';
-import { Mailbox, type Native } from './native.ts';
-import { parseMaps } from './proc-text.ts';
+import { Mailbox, type Native } from '../native.ts';
+import { parseMaps } from '../processes/proc-text.ts';
 import { SharedFiles } from './shared-files.ts';
-import { Harness } from './testing/harness.ts';
+import { Harness } from '../testing/harness.ts';
 
 let harness: Harness;
 let memory: HostAddressSpace;
@@ -18,7 +18,7 @@ let text: { start: bigint; bytes: Uint8Array };
 beforeAll(async () => {
   // Builds the addon where nobody has.
   harness = await Harness.create();
-  native = createRequire(import.meta.url)('../native/build/viommu.node') as Native;
+  native = createRequire(import.meta.url)('../../native/build/viommu.node') as Native;
   const box = new Mailbox(native.create([]) as ArrayBuffer);
   const shared = new SharedFiles(native, box, () => []);
   const host = { native, box, current, shared, unlimitedPins: false, isPlaceholder: () => false };

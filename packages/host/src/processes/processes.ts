@@ -12,9 +12,9 @@ import {
   type SharedFile,
   type Task,
 } from '@viommu/core/memory/process';
-import { HostAddressSpace, type MemoryHost } from './address-space.ts';
+import { HostAddressSpace, type MemoryHost } from '../memory/address-space.ts';
 import { Eventfds } from './eventfds.ts';
-import { EVENT } from './native.ts';
+import { EVENT } from '../native.ts';
 import { parseStat, parseStatus, type TaskStat, type TaskStatus } from './proc-text.ts';
 
 const RLIMIT_MEMLOCK = 8;

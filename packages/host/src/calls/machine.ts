@@ -1,12 +1,12 @@
 import { EFAULT } from '@viommu/core/abi/errno';
 import type { Trace } from '@viommu/core/trace/trace';
-import type { FaultAttributes } from './fault-attributes.ts';
-import type { Files } from './files.ts';
-import type { KernelSide } from './kernel-side.ts';
-import type { Mailbox, Native } from './native.ts';
-import type { Processes } from './processes.ts';
-import type { SysfsTree } from './sysfs/tree.ts';
-import type { NodeStat, VirtualNode } from './virtual-nodes.ts';
+import type { FaultAttributes } from '../files/fault-attributes.ts';
+import type { Files } from '../files/files.ts';
+import type { KernelSide } from '../kernel-side.ts';
+import type { Mailbox, Native } from '../native.ts';
+import type { Processes } from '../processes/processes.ts';
+import type { SysfsTree } from '../sysfs/tree.ts';
+import type { NodeStat, VirtualNode } from '../files/virtual-nodes.ts';
 
 /** The call goes on in the kernel as if it had not been stopped. */
 export const PASS = 'pass';

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { errnoName } from '@viommu/core/abi/errno';
-import { SPAWN, type Mailbox, type Native } from './native.ts';
+import { SPAWN, type Mailbox, type Native } from '../native.ts';
 
 /** A program could not be started. */
 export class StartFailure extends Error {

@@ -1,12 +1,12 @@
 import { EFAULT, EINVAL, ENODEV, ENOMEM, ENOTTY, ESPIPE } from '@viommu/core/abi/errno';
 import { big, exact, PAGE_MASK_N, U64_MAX } from '@viommu/core/base/u64';
 import type { OpenFile } from '@viommu/core/memory/file';
-import { OP } from './native.ts';
-import type { InstalledFile } from './files.ts';
+import { OP } from '../native.ts';
+import type { InstalledFile } from '../files/files.ts';
 import { PASS, putStat, type Answer, type Machine } from './machine.ts';
 import { statOfFile } from './path-calls.ts';
-import type { HostTask } from './processes.ts';
-import type { PseudoFile } from './pseudo-files.ts';
+import type { HostTask } from '../processes/processes.ts';
+import type { PseudoFile } from '../files/pseudo-files.ts';
 
 // System calls on a descriptor of ours.
 

@@ -1,6 +1,6 @@
 import { EFAULT, EINVAL, ERANGE } from '@viommu/core/abi/errno';
 import type { Task } from '@viommu/core/memory/process';
-import { ESRCH } from './errno.ts';
+import { ESRCH } from '../errno.ts';
 import type { NodeStat } from './virtual-nodes.ts';
 
 const U32_MAX = 0xffff_ffff;

@@ -3,8 +3,8 @@ import { EBADF, ENOSYS, EPERM } from '@viommu/core/abi/errno';
 import { big } from '@viommu/core/base/u64';
 import type { SharedFile } from '@viommu/core/memory/process';
 import type { HostAddressSpace } from './address-space.ts';
-import type { MapsLine } from './proc-text.ts';
-import type { Mailbox, Native } from './native.ts';
+import type { MapsLine } from '../processes/proc-text.ts';
+import type { Mailbox, Native } from '../native.ts';
 
 const HUGETLBFS_MAGIC = 0x958458f6;
 const TMPFS_MAGIC = 0x01021994;

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { big } from '@viommu/core/base/u64';
-import type { Device } from './files.ts';
-import { parseMaps, type MapsLine } from './proc-text.ts';
+import type { Device } from '../files/files.ts';
+import { parseMaps, type MapsLine } from '../processes/proc-text.ts';
 
 function read(path: string): string {
   try {

@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { WAIT, type Mailbox, type Native } from './native.ts';
+import { WAIT, type Mailbox, type Native } from '../native.ts';
 
 /** How the program ended. */
 export type Outcome =

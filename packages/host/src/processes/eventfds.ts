@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { EBADF, EINVAL } from '@viommu/core/abi/errno';
 import { fail, type Result } from '@viommu/core/base/result';
 import type { Eventfd } from '@viommu/core/memory/process';
-import { EVENT, type Native } from './native.ts';
+import { EVENT, type Native } from '../native.ts';
 
 // Eventfds of the program that devices signal, or listen to. Each is a descriptor of ours that pidfd_getfd() took over,
 // so that it stays when the program has closed its own or is gone.

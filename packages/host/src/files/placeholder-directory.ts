@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { errnoName } from '@viommu/core/abi/errno';
-import type { Native } from './native.ts';
-import { StartFailure } from './spawn.ts';
+import type { Native } from '../native.ts';
+import { StartFailure } from '../program/spawn.ts';
 
 /** Paths in /proc/self/mountinfo have blanks as \040. */
 function unescape(path: string): string {

@@ -3,9 +3,9 @@ import { EMFILE } from '@viommu/core/abi/errno';
 import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
 import type { Task } from '@viommu/core/memory/process';
-import { ENFILE } from './errno.ts';
-import type { MapsLine } from './proc-text.ts';
-import { EVENT, WHOSE, type Mailbox, type Native } from './native.ts';
+import { ENFILE } from '../errno.ts';
+import type { MapsLine } from '../processes/proc-text.ts';
+import { EVENT, WHOSE, type Mailbox, type Native } from '../native.ts';
 import type { PseudoFile } from './pseudo-files.ts';
 import type { VirtualNode } from './virtual-nodes.ts';
 

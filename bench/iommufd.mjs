@@ -20,9 +20,9 @@ const collect = runInNewContext('gc');
 const SOURCE = `
 export { Kernel } from '@viommu/core/machine/kernel';
 export { SimulatedProcess, simulatedTask } from '@viommu/core/memory/simulated-process';
-export { mapUserPages } from '@viommu/core/iommufd/ioas';
+export { mapUserPages } from '@viommu/core/iommufd/ioas/ioas';
 export { MockPageTable } from '@viommu/core/pagetable/mock';
-export { UserBitmap } from '@viommu/core/iommufd/dirty-bitmap';
+export { UserBitmap } from '@viommu/core/iommufd/hwpt/dirty-bitmap';
 export * from '@viommu/core/abi/iommufd';
 export * from '@viommu/core/abi/iommufd-test';
 `;

@@ -4,14 +4,14 @@ import { EINVAL, ENXIO, EPERM } from '../abi/errno.ts';
 import type { FileBacking, OpenFile } from '../memory/file.ts';
 import type { Task } from '../memory/process.ts';
 import type { Device, Kernel } from '../iommu/driver.ts';
-import { ACCOUNT_USER, type AccountMode, type LockedMemory } from './accounting.ts';
+import { ACCOUNT_USER, type AccountMode, type LockedMemory } from './pages/accounting.ts';
 import type { Command } from './command.ts';
 import { dispatch } from './dispatch.ts';
-import type { IommufdGroup } from './group.ts';
-import type { Ioas } from './ioas.ts';
+import type { IommufdGroup } from './device/group.ts';
+import type { Ioas } from './ioas/ioas.ts';
 import { ObjectTable, type IommufdObject } from './objects.ts';
 import type { Profile } from './profile.ts';
-import type { SwMsiMap } from './sw-msi.ts';
+import type { SwMsiMap } from './device/sw-msi.ts';
 import type { TrialUapi } from './trial-uapi.ts';
 
 /** What every open /dev/iommu of a machine shares. */

@@ -7,13 +7,13 @@ import { copyStructFromUser } from '../iommu/user-data.ts';
 import type { Task } from '../memory/process.ts';
 import { Command } from './command.ts';
 import type { IommufdContext } from './context.ts';
-import { getHwInfo } from './device.ts';
+import { getHwInfo } from './device/device.ts';
 import { traceForeignIoctl, traceIoctl } from './describe.ts';
-import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty.ts';
-import { faultAlloc } from './fault-queue.ts';
-import { hwptAlloc } from './hwpt.ts';
-import { hwQueueAlloc } from './hw-queue.ts';
-import { hwptInvalidate } from './invalidate.ts';
+import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './hwpt/dirty.ts';
+import { faultAlloc } from './eventq/fault-queue.ts';
+import { hwptAlloc } from './hwpt/hwpt.ts';
+import { hwQueueAlloc } from './viommu/hw-queue.ts';
+import { hwptInvalidate } from './hwpt/invalidate.ts';
 import {
   ioasAlloc,
   ioasAllowIovas,
@@ -23,14 +23,14 @@ import {
   ioasMapFile,
   ioasNoiommuGetPa,
   ioasUnmap,
-} from './ioas.ts';
+} from './ioas/ioas.ts';
 import { op, type IoctlOp } from './ioctl-op.ts';
-import { ioasChangeProcess, option } from './options.ts';
+import { ioasChangeProcess, option } from './ioas/options.ts';
 import type { KernelVersion } from './profile.ts';
 import { RFC_2023_12_OPS } from './rfc-2023-12/ops.ts';
-import { veventqAlloc } from './veventq.ts';
-import { vfioIoas, vfioIoctl } from './vfio-container.ts';
-import { vdeviceAlloc, viommuAlloc } from './viommu.ts';
+import { veventqAlloc } from './eventq/veventq.ts';
+import { vfioIoas, vfioIoctl } from './vfio-compat/vfio-container.ts';
+import { vdeviceAlloc, viommuAlloc } from './viommu/viommu.ts';
 
 // drivers/iommu/iommufd/main.c iommufd_ioctl_ops[]: one table for all requests. It decides what is served, and the
 // command line and the documentation are made from it.

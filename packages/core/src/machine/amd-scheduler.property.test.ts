@@ -6,7 +6,7 @@ import { AmdIommuDriver } from '../iommu/amd/driver/driver.ts';
 import { amdIommuConfig } from '../iommu/amd/hardware/config.ts';
 import { AmdFunction, AmdUnit } from '../iommu/amd/platform.ts';
 import { HwViommu } from '../iommu/amd/viommu/hw-viommu.ts';
-import type { Viommu } from '../iommufd/viommu.ts';
+import type { Viommu } from '../iommufd/viommu/viommu.ts';
 import { Kernel } from './kernel.ts';
 import { GuestTables, X86 } from '../iommu/arm-smmu-v3/testing/program.ts';
 import { AmdVm, guestCommand, guestDte, type AmdPort } from './testing/amd-guest.ts';

@@ -2,7 +2,7 @@ import { fail, failed, type Result } from '../base/result.ts';
 import { ENOENT } from '../abi/errno.ts';
 import type { Kernel as KernelEnvironment } from '../iommu/driver.ts';
 import { MockIommu } from '../iommu/mock/driver.ts';
-import { ACCOUNT_MM, LockedMemory } from '../iommufd/accounting.ts';
+import { ACCOUNT_MM, LockedMemory } from '../iommufd/pages/accounting.ts';
 import { IommufdContext, type IommufdShared } from '../iommufd/context.ts';
 import { DEFAULT_PROFILE, findProfile, type Profile } from '../iommufd/profile.ts';
 import { Selftest } from '../iommufd/selftest/command.ts';

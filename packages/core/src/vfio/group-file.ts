@@ -11,7 +11,7 @@ import {
 } from '../abi/vfio.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommufdContext } from '../iommufd/context.ts';
-import { compatIoasId, createCompatIoas } from '../iommufd/vfio-container.ts';
+import { compatIoasId, createCompatIoas } from '../iommufd/vfio-compat/vfio-container.ts';
 import type { OpenFile } from '../memory/file.ts';
 import type { AddressSpace, Task } from '../memory/process.ts';
 import { VfioDeviceFile } from './device-file.ts';

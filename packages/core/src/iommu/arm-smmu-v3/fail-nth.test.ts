@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import * as abi from '../../abi/iommufd.ts';
-import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/attach.ts';
-import { bindDevice, unbindDevice } from '../../iommufd/device.ts';
+import { attachDevice, detachDevice, replaceDevice } from '../../iommufd/device/attach.ts';
+import { bindDevice, unbindDevice } from '../../iommufd/device/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { failEverywhere } from '../testing/fail-nth.ts';
 import { IPA, TestMachine, TestVm, VA } from './testing/machine.ts';

@@ -4,8 +4,8 @@ import { EEXIST, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP } from '../../abi/errno.ts';
 import { iommu_dev_assign_virtual_id } from '../../abi/rfc-2023-12.ts';
 import type { Device } from '../../iommu/driver.ts';
 import type { Command } from '../command.ts';
-import type { IommufdDevice } from '../device.ts';
-import type { HwptPaging } from '../hwpt.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import type { HwptPaging } from '../hwpt/hwpt.ts';
 import { ownViommu, RfcViommu } from './viommu.ts';
 import { namesDevice } from './virtual-ids.ts';
 

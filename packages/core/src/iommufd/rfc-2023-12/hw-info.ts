@@ -3,7 +3,7 @@ import { EOPNOTSUPP } from '../../abi/errno.ts';
 import { iommu_rfc_hw_info } from '../../abi/rfc-2023-12.ts';
 import type { Kernel, PhysicalIommu } from '../../iommu/driver.ts';
 import type { Command } from '../command.ts';
-import { fillHwInfo } from '../device.ts';
+import { fillHwInfo } from '../device/device.ts';
 
 // Which physical IOMMUs the devices of a VM are behind: message 6, "VMM should know if it needs to allocate multiple
 // viommu objects -- this probably needs the hw_info ioctl to return a piommu_id"; message 7 of the maintainer: yes.

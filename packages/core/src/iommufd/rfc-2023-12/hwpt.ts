@@ -4,7 +4,7 @@ import { IOMMU_HWPT_DATA_NONE, IOMMU_HWPT_FAULT_ID_VALID } from '../../abi/iommu
 import { iommu_rfc_hwpt_alloc } from '../../abi/rfc-2023-12.ts';
 import type { UserData } from '../../iommu/user-data.ts';
 import type { Command } from '../command.ts';
-import type { IommufdDevice } from '../device.ts';
+import type { IommufdDevice } from '../device/device.ts';
 import {
   abortHwpt,
   allocHwptNested,
@@ -12,9 +12,9 @@ import {
   allocNestedOn,
   type Hwpt,
   type HwptPaging,
-} from '../hwpt.ts';
-import type { Ioas } from '../ioas.ts';
-import { getViommu } from '../viommu.ts';
+} from '../hwpt/hwpt.ts';
+import type { Ioas } from '../ioas/ioas.ts';
+import { getViommu } from '../viommu/viommu.ts';
 import { ownViommu, RfcViommu } from './viommu.ts';
 
 /** What a HWPT is asked for with. */

@@ -3,9 +3,9 @@ import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
 import { iommu_dev_invalidate, iommu_hwpt_iotlb_sync } from '../../abi/rfc-2023-12.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
-import type { IommufdDevice } from '../device.ts';
-import { Hwpt } from '../hwpt.ts';
-import { serveInvalidation, type InvalidateHandler } from '../invalidate.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import { Hwpt } from '../hwpt/hwpt.ts';
+import { serveInvalidation, type InvalidateHandler } from '../hwpt/invalidate.ts';
 
 // Message 1 tells IOTLB commands from those that a device's own caches need: the former go to a HWPT, which knows the
 // VMID or domain id, the latter to a device, which knows its own id. docs/rfc-2023-12.md has what is wrong with that.

@@ -5,9 +5,9 @@ import { iommu_rfc_viommu_alloc } from '../../abi/rfc-2023-12.ts';
 import type { Device, PagingDomain, PhysicalIommu, ViommuDriver } from '../../iommu/driver.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
-import type { IommufdDevice } from '../device.ts';
-import { getHwptPaging, Hwpt, type HwptPaging } from '../hwpt.ts';
-import { Viommu } from '../viommu.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import { getHwptPaging, Hwpt, type HwptPaging } from '../hwpt/hwpt.ts';
+import { Viommu } from '../viommu/viommu.ts';
 import { VirtualIds } from './virtual-ids.ts';
 
 // The viommu of message 6: "the object to hold a shared stage-2 HWPT/domain then", with a table from virtual ids to

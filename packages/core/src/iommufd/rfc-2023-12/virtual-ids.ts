@@ -1,6 +1,6 @@
 import { IOMMU_DEV_VIRTUAL_ID_TYPE_AMD_VIOMMU_DID } from '../../abi/rfc-2023-12.ts';
 import type { Device } from '../../iommu/driver.ts';
-import type { IommufdDevice } from '../device.ts';
+import type { IommufdDevice } from '../device/device.ts';
 
 // The table of a viommu: message 6, struct iommufd_viommu's `struct xarray devices`.
 

@@ -15,7 +15,7 @@ import {
 } from '../../abi/iommufd-test.ts';
 import type { OpenFile } from '../../memory/file.ts';
 import type { Task } from '../../memory/process.ts';
-import { createAccess, type Access, type AccessOps } from '../access.ts';
+import { createAccess, type Access, type AccessOps } from '../ioas/access.ts';
 import type { Command } from '../command.ts';
 import { frameAt } from './checks.ts';
 import { nthAreaIova } from './command.ts';

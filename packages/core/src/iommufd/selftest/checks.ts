@@ -23,8 +23,8 @@ import { MockNestedDomain, MockPagingDomain } from '../../iommu/mock/domain.ts';
 import { resolveUserPages } from '../../memory/pin.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
-import type { IommufdDevice } from '../device.ts';
-import type { Hwpt } from '../hwpt.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import type { Hwpt } from '../hwpt/hwpt.ts';
 
 // drivers/iommu/iommufd/selftest.c: looking at what the mock IOMMU holds.
 

@@ -6,7 +6,7 @@ import * as test from '../../abi/iommufd-test.ts';
 import type { MockIommu } from '../../iommu/mock/driver.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext, SelftestCommands } from '../context.ts';
-import { getIoas } from '../ioas.ts';
+import { getIoas } from '../ioas/ioas.ts';
 import type { KernelVersion } from '../profile.ts';
 import { accessPages, accessReplaceIoas, accessRw, createAccessFile, destroyAccessPages } from './access.ts';
 import { checkDeviceCache, checkIotlb, checkMap, checkRefs } from './checks.ts';

@@ -13,11 +13,11 @@ import {
 import { IOMMU_NO_PASID } from '../../iommu/driver.ts';
 import type { MockDevice } from '../../iommu/mock/device.ts';
 import type { MockIommu } from '../../iommu/mock/driver.ts';
-import { attachDevice, detachDevice, replaceDevice } from '../attach.ts';
+import { attachDevice, detachDevice, replaceDevice } from '../device/attach.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
-import { bindDevice, unbindDevice, type IommufdDevice } from '../device.ts';
-import { Hwpt } from '../hwpt.ts';
+import { bindDevice, unbindDevice, type IommufdDevice } from '../device/device.ts';
+import { Hwpt } from '../hwpt/hwpt.ts';
 import { IommufdObject } from '../objects.ts';
 
 // drivers/iommu/iommufd/selftest.c: mock devices, which come bound and attached.

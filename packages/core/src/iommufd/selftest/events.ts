@@ -16,8 +16,8 @@ import {
 } from '../../iommu/iopf.ts';
 import { MockDevice } from '../../iommu/mock/device.ts';
 import type { Command } from '../command.ts';
-import type { IommufdDevice } from '../device.ts';
-import { DmaBuf } from '../dma-buf.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import { DmaBuf } from '../pages/dma-buf.ts';
 import { getMockDomain } from './checks.ts';
 
 // drivers/iommu/iommufd/selftest.c: what a device would do: dirty pages, page faults, events, and a dma-buf to import.

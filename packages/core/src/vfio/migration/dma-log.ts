@@ -8,7 +8,7 @@ import {
   vfio_device_feature_dma_logging_range,
   vfio_device_feature_dma_logging_report,
 } from '../../abi/vfio.ts';
-import { UserBitmap } from '../../iommufd/dirty-bitmap.ts';
+import { UserBitmap } from '../../iommufd/hwpt/dirty-bitmap.ts';
 import {
   checkFeature,
   readFeatureData,

@@ -9,7 +9,7 @@ import {
   vfio_device_feature_dma_buf,
   vfio_region_dma_range,
 } from '../../abi/vfio.ts';
-import { DmaBuf, type PhysicalPages } from '../../iommufd/dma-buf.ts';
+import { DmaBuf, type PhysicalPages } from '../../iommufd/pages/dma-buf.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import { barAddress } from '../../pci/header.ts';
 import { checkFeature, readFeatureData, type FeatureAnswer, type FeatureRequest } from '../feature.ts';

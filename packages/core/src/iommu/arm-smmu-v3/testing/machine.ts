@@ -30,7 +30,7 @@ export interface Bound {
   readonly id: number;
 }
 
-/** What a VFIO driver calls of iommufd: iommufd/device.ts and iommufd/attach.ts. */
+/** What a VFIO driver calls of iommufd: iommufd/device/device.ts and attach.ts. */
 export interface IommufdFunctions {
   bindDevice(context: OpenFile, device: Device, holdsContext: boolean): Result<Bound>;
   unbindDevice(bound: Bound): void;

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { OpenFile } from '@viommu/core/memory/file';
-import { Dice } from './dice.ts';
+import { Dice } from './script/dice.ts';
 import { staysDone } from './faults.ts';
 import { populate } from './populated.ts';
 import type { Run } from './run.ts';

@@ -3,7 +3,7 @@ import { findProfile } from '@viommu/core/iommufd/profile';
 import type { KernelOptions } from '@viommu/core/machine/kernel';
 import type { OpenFile } from '@viommu/core/memory/file';
 import { Player } from '../transcripts/play.ts';
-import { StructWriter } from './script.ts';
+import { StructWriter } from './script/script.ts';
 
 // The largest numbers that a program can write into a struct: an errno, or an end within what the program has.
 

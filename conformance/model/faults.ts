@@ -1,4 +1,4 @@
-import { Dice } from './dice.ts';
+import { Dice } from './script/dice.ts';
 import { Run, type RandomStep } from './run.ts';
 import { viommuResources } from './state.ts';
 

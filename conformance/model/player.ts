@@ -1,9 +1,9 @@
-import { closeAccess } from './access.ts';
-import { Context, Machine, type AccessFile } from './context.ts';
-import { EBADF, Errno, errnoOf, must } from './errno.ts';
-import { closeQueue, readFaults, readVevents, writeResponses } from './events.ts';
-import { ioctl } from './ioctl.ts';
-import type { Memory } from './memory.ts';
+import { closeAccess } from './iommufd/access.ts';
+import { Context, Machine, type AccessFile } from './iommufd/context.ts';
+import { EBADF, Errno, errnoOf, must } from './iommufd/errno.ts';
+import { closeQueue, readFaults, readVevents, writeResponses } from './iommufd/events.ts';
+import { ioctl } from './iommufd/ioctl.ts';
+import type { Memory } from './iommufd/memory.ts';
 
 // Plays the steps of a script (transcripts/runner.c has the grammar) on the model, and prints what runner.c would.
 

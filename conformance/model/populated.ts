@@ -1,5 +1,5 @@
 import { Run } from './run.ts';
-import { StructWriter } from './script.ts';
+import { StructWriter } from './script/script.ts';
 
 // One context with some of everything. Ids and descriptors are the lowest free ones, so they are known.
 

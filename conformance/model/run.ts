@@ -1,13 +1,13 @@
 import { failed } from '@viommu/core/base/result';
 import type { KernelOptions } from '@viommu/core/machine/kernel';
 import { Player } from '../transcripts/play.ts';
-import { Dice } from './dice.ts';
-import { make } from './make.ts';
-import { Script } from './script.ts';
+import { Dice } from './script/dice.ts';
+import { make } from './script/make.ts';
+import { Script } from './script/script.ts';
 import { modelState, viommuState } from './state.ts';
-import { DEVICE_STEPS } from './steps-device.ts';
-import { EVENT_STEPS, lastSteps } from './steps-events.ts';
-import { IOAS_STEPS, type Step } from './steps-ioas.ts';
+import { DEVICE_STEPS } from './script/steps-device.ts';
+import { EVENT_STEPS, lastSteps } from './script/steps-events.ts';
+import { IOAS_STEPS, type Step } from './script/steps-ioas.ts';
 
 // Random scripts on viommu and on the model at once.
 

@@ -13,10 +13,10 @@ import { MockDevice } from '@viommu/core/iommu/mock/device';
 import { MockNestedDomain, MockPagingDomain } from '@viommu/core/iommu/mock/domain';
 import type { Kernel } from '@viommu/core/machine/kernel';
 import type { SimulatedProcess } from '@viommu/core/memory/simulated-process';
-import type { Context, Machine, Obj } from './context.ts';
-import { holes, type Iopt } from './iopt.ts';
-import { U64_MAX } from './memory.ts';
-import type { Pages } from './pages.ts';
+import type { Context, Machine, Obj } from './iommufd/context.ts';
+import { holes, type Iopt } from './iommufd/iopt.ts';
+import { U64_MAX } from './iommufd/memory.ts';
+import type { Pages } from './iommufd/pages.ts';
 
 // What a program cannot ask for in one call: the objects, their users, what is mapped in which pages, what is pinned.
 // Both sides print it in the same words.

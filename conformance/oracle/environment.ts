@@ -1,4 +1,4 @@
-import { StructWriter } from '../model/script.ts';
+import { StructWriter } from '../model/script/script.ts';
 
 // What requests need: objects of every type, and mappings.
 

@@ -1,4 +1,4 @@
-import { Dice } from '../model/dice.ts';
+import { Dice } from '../model/script/dice.ts';
 import { AP, environment, VARIABLES } from './environment.ts';
 import { TEST_REQUESTS } from './requests-test.ts';
 import { UAPI_REQUESTS } from './requests-uapi.ts';

@@ -1,4 +1,4 @@
-import { Dice } from '../model/dice.ts';
+import { Dice } from '../model/script/dice.ts';
 import { Player } from '../transcripts/play.ts';
 import { fieldScripts } from './fields.ts';
 import { mutate } from './mutate.ts';

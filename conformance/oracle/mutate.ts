@@ -1,4 +1,4 @@
-import type { Dice } from '../model/dice.ts';
+import type { Dice } from '../model/script/dice.ts';
 
 // Changes scripts: fields to what breaks code, references to other objects, and the order of steps.
 

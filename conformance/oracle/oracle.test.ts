@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { Dice } from '../model/dice.ts';
+import { Dice } from '../model/script/dice.ts';
 import { play } from '../transcripts/play.ts';
 import { environment } from './environment.ts';
 import { fieldScripts } from './fields.ts';

@@ -1,4 +1,4 @@
-import { Dice } from '../model/dice.ts';
+import { Dice } from '../model/script/dice.ts';
 import { Run, THEMES_COUNT } from '../model/run.ts';
 
 // Random scripts of the model, written without asking viommu.

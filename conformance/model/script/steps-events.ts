@@ -1,4 +1,4 @@
-import type { Context } from './context.ts';
+import type { Context } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
 import { Script, StructWriter, type Kind } from './script.ts';
 import { send, someIova, someLength, type Step } from './steps-ioas.ts';

@@ -1,6 +1,6 @@
-import type { Context, Obj } from './context.ts';
+import type { Context, Obj } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
-import { ModelPlayer } from './player.ts';
+import { ModelPlayer } from '../player.ts';
 
 // A script while it is being written: the model runs along, so that a step can ask for what is there.
 

@@ -1,4 +1,4 @@
-import type { Device, Ioas } from './context.ts';
+import type { Device, Ioas } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
 import { Script, StructWriter, type Reference } from './script.ts';
 import { send, someIova, someLength, someOffset, somePart, someRange, type Step } from './steps-ioas.ts';

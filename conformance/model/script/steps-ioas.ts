@@ -1,4 +1,4 @@
-import type { Ioas } from './context.ts';
+import type { Ioas } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
 import { Script, StructWriter, type Reference } from './script.ts';
 

@@ -35,7 +35,7 @@ const ROUNDS = 100;
 const MAPPED = 33 << 20;
 
 const SOURCE = `
-export { armSmmuV3 } from '@viommu/core/machine/arm-smmu-v3';
+export { armSmmuV3 } from '@viommu/core/machine/iommus/arm-smmu-v3';
 export { Kernel } from '@viommu/core/machine/kernel';
 export { SimulatedProcess } from '@viommu/core/memory/simulated-process';
 export { Program } from '@viommu/core/vmm/program';

@@ -27,9 +27,9 @@ async function load() {
   return Object.assign(
     {},
     ...(await Promise.all([
-      import('@viommu/core/machine/description'),
+      import('@viommu/core/machine/machine-file/description'),
       import('@viommu/core/machine/kernel'),
-      import('@viommu/core/machine/parts'),
+      import('@viommu/core/machine/machine-file/parts'),
       import('@viommu/core/trace/text'),
       import('@viommu/core/vmm/guests/boot'),
       import('@viommu/core/vmm/guests/dma-engine'),

@@ -80,7 +80,7 @@ describe('the import rule', () => {
     ['packages/host/src/supervisor.ts', '@viommu/core/abi/errno'],
     ['packages/cli/src/run.ts', '@viommu/host/supervisor'],
     ['packages/cli/src/run.ts', 'commander'],
-    [`${CORE}/machine/description.ts`, 'zod/v4'],
+    [`${CORE}/machine/machine-file/description.ts`, 'zod/v4'],
     ['conformance/abi/run.mjs', '../../packages/core/src/abi/errno.ts'],
   ])('lets %s import %s', (file, specifier) => {
     expect(importProblem(file, specifier, DECLARED)).toBeNull();
@@ -120,7 +120,7 @@ describe('the import rule', () => {
     ['packages/host/src/a.ts', '@viommu/core', 'names no file'],
     ['packages/host/src/a.ts', 'esbuild', 'esbuild is no dependency of packages/host'],
     ['packages/host/src/a.ts', '@scope/name/x', '@scope/name is no dependency of packages/host'],
-    [`${CORE}/machine/description.ts`, 'zod', 'zod is no dependency of packages/core'],
+    [`${CORE}/machine/machine-file/description.ts`, 'zod', 'zod is no dependency of packages/core'],
     ['packages/host/src/a.ts', '@viommu/cli/run', 'it may import core'],
   ])('keeps %s from importing %s', (file, specifier, reason) => {
     expect(importProblem(file, specifier, { ...DECLARED, core: [] })).toContain(reason);

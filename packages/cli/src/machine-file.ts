@@ -1,5 +1,9 @@
 import { readFileSync } from 'node:fs';
-import { machineKeys, machineSchema, type MachineDescription } from '@viommu/core/machine/description';
+import {
+  machineKeys,
+  machineSchema,
+  type MachineDescription,
+} from '@viommu/core/machine/machine-file/description';
 import { isMap, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml';
 import { systemReason, UsageError } from './usage-error.ts';
 

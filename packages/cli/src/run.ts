@@ -5,7 +5,7 @@ import { StartFailure } from '@viommu/host/program/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
 import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';
-import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/parts';
+import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/machine-file/parts';
 import { Trace } from '@viommu/core/trace/trace';
 import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
 import { profileNamed, uapisNamed } from './profile.ts';

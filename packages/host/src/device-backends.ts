@@ -2,7 +2,7 @@ import { closeSync, fstatSync, fsyncSync, openSync, readFileSync, readSync, writ
 import { EINVAL, EIO } from '@viommu/core/abi/errno';
 import { fail, type Result } from '@viommu/core/base/result';
 import { big, exact } from '@viommu/core/base/u64';
-import type { ConsoleSettings, DeviceBackends } from '@viommu/core/machine/backends';
+import type { ConsoleSettings, DeviceBackends } from '@viommu/core/machine/devices/backends';
 import type { BlockBackend } from '@viommu/core/pci/nvme/block';
 import type { ConsoleBackend } from '@viommu/core/pci/virtio/console';
 

@@ -1,4 +1,4 @@
-import type { PciFunctionView } from '@viommu/core/machine/view';
+import type { PciFunctionView } from '@viommu/core/machine/devices/view';
 import type { Result } from '@viommu/core/base/result';
 import type { Doorbells } from '@viommu/core/memory/doorbells';
 import type { OpenFile } from '@viommu/core/memory/file';

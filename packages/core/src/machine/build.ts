@@ -16,9 +16,9 @@ import { PciFunction, type TranslationFeatures } from '../pci/function.ts';
 import type { Trace } from '../trace/trace.ts';
 import type { MigrationSettings } from '../vfio/migration/migration.ts';
 import type { VfioDevice } from '../vfio/device.ts';
-import { BarAddresses } from './bar-addresses.ts';
-import type { ModelMaker } from './device-models.ts';
-import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
+import { BarAddresses } from './devices/bar-addresses.ts';
+import type { ModelMaker } from './devices/device-models.ts';
+import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './iommus/vendor.ts';
 
 /** An IOMMU of a machine. */
 export interface IommuPart {

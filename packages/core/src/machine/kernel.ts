@@ -14,8 +14,8 @@ import type { Task } from '../memory/process.ts';
 import { Trace } from '../trace/trace.ts';
 import { VfioRegistry } from '../vfio/registry.ts';
 import { buildDevices, NO_PARTS, type MachineParts } from './build.ts';
-import type { PciFunctionView } from './view.ts';
-import { viewOf } from './views.ts';
+import type { PciFunctionView } from './devices/view.ts';
+import { viewOf } from './devices/views.ts';
 
 /** The files that VFIO makes for devices, and for groups. */
 const VFIO_FILE = /^\/dev\/vfio\/(devices\/vfio)?(\d+)$/;

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { VFIO_BASE, VFIO_TYPE } from '../abi/vfio.ts';
 import { IO } from '../abi/ioctl.ts';
 import { Kernel } from '../machine/kernel.ts';
-import { loadParts } from '../machine/parts.ts';
+import { loadParts } from '../machine/machine-file/parts.ts';
 import type { FileBacking, OpenFile } from '../memory/file.ts';
 import { SimulatedEventfd } from '../memory/simulated-process.ts';
 import { regionOffset } from './pci/regions.ts';

@@ -33,7 +33,7 @@ import {
 } from '../abi/vfio-type1.ts';
 import { VIOMMU_DEVICE_DMA_WRITE } from '../abi/viommu.ts';
 import { Kernel } from '../machine/kernel.ts';
-import { loadParts } from '../machine/parts.ts';
+import { loadParts } from '../machine/machine-file/parts.ts';
 import { ARGUMENT, BUFFER, LENGTH, Program } from './testing/program.ts';
 
 const device = (name: string): object => ({

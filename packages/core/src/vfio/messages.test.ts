@@ -24,7 +24,7 @@ import {
 } from '../abi/vfio.ts';
 import { findProfile } from '../iommufd/profile.ts';
 import { Kernel } from '../machine/kernel.ts';
-import { loadParts, type IommuType } from '../machine/parts.ts';
+import { loadParts, type IommuType } from '../machine/machine-file/parts.ts';
 import { SimulatedEventfd } from '../memory/simulated-process.ts';
 import { COMMAND, REGISTER, STATUS } from '../pci/dma-engine/registers.ts';
 import { PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/spec.ts';

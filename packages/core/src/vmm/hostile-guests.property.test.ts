@@ -5,7 +5,7 @@ import { OFFSET as AMD } from '../iommu/amd/spec/registers.ts';
 import { OFFSET as SMMU } from '../iommu/arm-smmu-v3/spec/registers.ts';
 import { OFFSET as VTD } from '../iommu/intel/spec/registers.ts';
 import type { Kernel } from '../machine/kernel.ts';
-import type { IommuType } from '../machine/parts.ts';
+import type { IommuType } from '../machine/machine-file/parts.ts';
 import { failed } from '../base/result.ts';
 import type { AssignedDevice } from './assigned-device.ts';
 import { bootGuest, type BootedGuest } from './guests/boot.ts';

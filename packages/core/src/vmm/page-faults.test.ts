@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { OFFSET as AMD } from '../iommu/amd/spec/registers.ts';
 import { CERROR, OFFSET as SMMU } from '../iommu/arm-smmu-v3/spec/registers.ts';
 import { OFFSET, PRS } from '../iommu/intel/spec/registers.ts';
-import type { IommuType } from '../machine/parts.ts';
+import type { IommuType } from '../machine/machine-file/parts.ts';
 import type { AssignedDevice } from './assigned-device.ts';
 import { bootGuest, type BootedGuest } from './guests/boot.ts';
 import { DmaEngineGuest } from './guests/dma-engine.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { IommuType } from '../machine/parts.ts';
+import type { IommuType } from '../machine/machine-file/parts.ts';
 import type { AssignedDevice } from './assigned-device.ts';
 import { bootGuest, type BootedGuest } from './guests/boot.ts';
 import { DmaEngineGuest } from './guests/dma-engine.ts';

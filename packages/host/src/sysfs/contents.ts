@@ -1,4 +1,4 @@
-import type { PciFunctionView } from '@viommu/core/machine/view';
+import type { PciFunctionView } from '@viommu/core/machine/devices/view';
 import type { VirtualNode } from '../files/virtual-nodes.ts';
 import { SysfsNodes, type SysfsNode } from './nodes.ts';
 import { addPciFunction, functionPath } from './pci.ts';

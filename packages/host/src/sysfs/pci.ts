@@ -1,6 +1,6 @@
 import { dirname } from 'node:path/posix';
 import { EINVAL } from '@viommu/core/abi/errno';
-import type { PciFunctionView, PciResource } from '@viommu/core/machine/view';
+import type { PciFunctionView, PciResource } from '@viommu/core/machine/devices/view';
 import { parseUnsigned } from '../files/pseudo-files.ts';
 import type { SysfsNodes } from './nodes.ts';
 

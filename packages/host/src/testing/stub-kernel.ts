@@ -2,7 +2,7 @@ import { EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY, ESPIPE } from '@viommu/core/abi
 import { fail, failed, type Result } from '@viommu/core/base/result';
 import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
-import type { PciFunctionView } from '@viommu/core/machine/view';
+import type { PciFunctionView } from '@viommu/core/machine/devices/view';
 import { CAP_IPC_LOCK, type Process, type SharedFile, type Task } from '@viommu/core/memory/process';
 import type { KernelSide } from '../kernel-side.ts';
 

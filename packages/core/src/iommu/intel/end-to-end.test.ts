@@ -7,7 +7,7 @@ import {
   iommu_hwpt_vtd_s1_invalidate,
 } from '../../abi/iommufd-data.ts';
 import { pageAddress } from '../../base/u64.ts';
-import { intelIommu } from '../../machine/intel-iommu.ts';
+import { intelIommu } from '../../machine/iommus/intel-iommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { partsOf } from '../../machine/testing/vendors.ts';
 import { GUEST, Vm, type DriverData, type Passed } from '../../machine/testing/vm.ts';

@@ -15,7 +15,7 @@ import {
   vfio_device_detach_iommufd_pt,
 } from '../../abi/vfio.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { DEFAULT_PARTS, loadParts } from '../../machine/parts.ts';
+import { DEFAULT_PARTS, loadParts } from '../../machine/machine-file/parts.ts';
 import { APERTURE, ARENA, PAGE, Program } from '../testing/program.ts';
 
 const PASID = 5;

@@ -1,6 +1,6 @@
 import { failed } from '../../base/result.ts';
 import type { DmaPort } from '../../iommu/dma-port.ts';
-import type { Vendor } from '../vendor.ts';
+import type { Vendor } from '../iommus/vendor.ts';
 
 /** As `vendor`, and `ports` has where devices' requests go, in the order of the devices: for what no device model sends. */
 export function withPorts(vendor: Vendor, ports: DmaPort[]): Vendor {

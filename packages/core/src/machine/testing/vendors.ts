@@ -25,10 +25,10 @@ import {
 import type { GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
-import { amdIommu } from '../amd-iommu.ts';
-import { armSmmuV3 } from '../arm-smmu-v3.ts';
-import { intelIommu } from '../intel-iommu.ts';
-import type { IommuSettings, Vendor } from '../vendor.ts';
+import { amdIommu } from '../iommus/amd-iommu.ts';
+import { armSmmuV3 } from '../iommus/arm-smmu-v3.ts';
+import { intelIommu } from '../iommus/intel-iommu.ts';
+import type { IommuSettings, Vendor } from '../iommus/vendor.ts';
 import type { DriverData } from './vm.ts';
 
 // For tests: what each vendor's guests write, so that one test runs on all of them.

@@ -14,7 +14,7 @@ import {
 } from '../../abi/vfio.ts';
 import { VIOMMU_DEVICE_DMA_PASID, VIOMMU_DEVICE_DMA_WRITE } from '../../abi/viommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { loadParts } from '../../machine/parts.ts';
+import { loadParts } from '../../machine/machine-file/parts.ts';
 import { BUFFER, Program } from '../testing/program.ts';
 
 const PAGE = 0x1000n;

@@ -25,7 +25,7 @@ import {
 } from '../../abi/vfio.ts';
 import { findProfile } from '../../iommufd/profile.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { loadParts } from '../../machine/parts.ts';
+import { loadParts } from '../../machine/machine-file/parts.ts';
 import { COMMAND, FLAG, REGISTER, STATUS } from '../../pci/dma-engine/registers.ts';
 import { PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../../pci/spec.ts';
 import { TestDeviceFile } from '../testing/features.ts';

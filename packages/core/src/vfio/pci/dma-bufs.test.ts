@@ -22,7 +22,7 @@ import {
 import { big } from '../../base/u64.ts';
 import { findProfile } from '../../iommufd/profile.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { loadParts } from '../../machine/parts.ts';
+import { loadParts } from '../../machine/machine-file/parts.ts';
 import { COMMAND, ERROR, REGISTER, STATUS } from '../../pci/dma-engine/registers.ts';
 import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../../pci/spec.ts';
 import { BUFFER, Program } from '../testing/program.ts';

@@ -24,7 +24,7 @@ import {
 } from '../../abi/vfio.ts';
 import { VIOMMU_DEVICE_DMA, viommu_device_dma } from '../../abi/viommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { DEFAULT_PARTS, loadParts } from '../../machine/parts.ts';
+import { DEFAULT_PARTS, loadParts } from '../../machine/machine-file/parts.ts';
 import type { OpenFile } from '../../memory/file.ts';
 import { SimulatedProcess, simulatedTask } from '../../memory/simulated-process.ts';
 

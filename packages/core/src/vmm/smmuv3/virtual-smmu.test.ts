@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { EEXIST, EINVAL } from '../../abi/errno.ts';
 import { CERROR, OFFSET } from '../../iommu/arm-smmu-v3/spec/registers.ts';
-import { machineSchema } from '../../machine/description.ts';
+import { machineSchema } from '../../machine/machine-file/description.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { loadParts } from '../../machine/parts.ts';
+import { loadParts } from '../../machine/machine-file/parts.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
 import { GuestPages } from '../guests/guest-pages.ts';
 import { SmmuGuest } from '../guests/smmuv3.ts';

@@ -1,7 +1,7 @@
 import { failed, type Result } from '../../base/result.ts';
-import { machineSchema } from '../../machine/description.ts';
+import { machineSchema } from '../../machine/machine-file/description.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { loadParts, type IommuType } from '../../machine/parts.ts';
+import { loadParts, type IommuType } from '../../machine/machine-file/parts.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
 
 /** Where guest RAM begins. */

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOTTY, EOPNOTSUPP } from '../abi/errno.ts';
-import * as rfc from '../abi/rfc-2023-12.ts';
-import { amdIommu } from './amd-iommu.ts';
-import { intelIommu } from './intel-iommu.ts';
-import { Kernel } from './kernel.ts';
+import { EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOTTY, EOPNOTSUPP } from '../../abi/errno.ts';
+import * as rfc from '../../abi/rfc-2023-12.ts';
+import { amdIommu } from '../iommus/amd-iommu.ts';
+import { intelIommu } from '../iommus/intel-iommu.ts';
+import { Kernel } from '../kernel.ts';
 import {
   NAMED_CASES,
   partsOf,
@@ -11,8 +11,8 @@ import {
   VENDOR_CASES,
   type GuestStage1,
   type VendorCase,
-} from './testing/vendors.ts';
-import { GUEST, Vm, type Passed } from './testing/vm.ts';
+} from '../testing/vendors.ts';
+import { GUEST, Vm, type Passed } from '../testing/vm.ts';
 
 // The trial uAPI rfc-2023-12 on each vendor's IOMMUs: docs/rfc-2023-12.md.
 

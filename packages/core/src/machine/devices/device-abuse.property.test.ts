@@ -10,7 +10,7 @@ import {
   iommu_ioas_map,
   iommu_ioas_map_file,
   iommu_ioas_unmap,
-} from '../abi/iommufd.ts';
+} from '../../abi/iommufd.ts';
 import {
   VFIO_DEVICE_FEATURE_DMA_BUF,
   VFIO_DEVICE_FEATURE_GET,
@@ -25,16 +25,16 @@ import {
   VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_MSIX_IRQ_INDEX,
   vfio_irq_set,
-} from '../abi/vfio.ts';
-import { big } from '../base/u64.ts';
-import { SimulatedEventfd } from '../memory/simulated-process.ts';
-import { COMMAND, FLAG, REGISTER } from '../pci/dma-engine/registers.ts';
-import { ADMIN, CC_EN, DOORBELLS, IO, REG } from '../pci/nvme/spec.ts';
-import { PCI_COMMAND } from '../pci/spec.ts';
-import { regionOffset } from '../vfio/pci/regions.ts';
-import { ARGUMENT, Program } from '../vfio/testing/program.ts';
-import { Kernel } from './kernel.ts';
-import { IOMMU_TYPES, loadParts, type IommuType } from './parts.ts';
+} from '../../abi/vfio.ts';
+import { big } from '../../base/u64.ts';
+import { SimulatedEventfd } from '../../memory/simulated-process.ts';
+import { COMMAND, FLAG, REGISTER } from '../../pci/dma-engine/registers.ts';
+import { ADMIN, CC_EN, DOORBELLS, IO, REG } from '../../pci/nvme/spec.ts';
+import { PCI_COMMAND } from '../../pci/spec.ts';
+import { regionOffset } from '../../vfio/pci/regions.ts';
+import { ARGUMENT, Program } from '../../vfio/testing/program.ts';
+import { Kernel } from '../kernel.ts';
+import { IOMMU_TYPES, loadParts, type IommuType } from '../machine-file/parts.ts';
 
 // Programs that do anything with their devices, devices that find anything in memory, and both die in the middle: nothing
 // is written that the IOMMU's tables do not let be written, nothing throws, and the next program gets everything.

@@ -1,9 +1,9 @@
-import type { Field, LayoutInfo } from '../base/bit-fields.ts';
-import { CAP_HEADER, EFR, EFR2, MISC_INFO0 } from '../iommu/amd/spec/features.ts';
-import { AIDR, GBPA, IDR0, IDR1, IDR3, IDR5, IIDR } from '../iommu/arm-smmu-v3/spec/registers.ts';
-import { CAP, ECAP, VER } from '../iommu/intel/spec/registers.ts';
+import type { Field, LayoutInfo } from '../../base/bit-fields.ts';
+import { CAP_HEADER, EFR, EFR2, MISC_INFO0 } from '../../iommu/amd/spec/features.ts';
+import { AIDR, GBPA, IDR0, IDR1, IDR3, IDR5, IIDR } from '../../iommu/arm-smmu-v3/spec/registers.ts';
+import { CAP, ECAP, VER } from '../../iommu/intel/spec/registers.ts';
 import type { IommuType } from './parts.ts';
-import type { IommuSettings } from './vendor.ts';
+import type { IommuSettings } from '../iommus/vendor.ts';
 
 /** A register that says what hardware has: its fields by name, and `$`. */
 type Register = Readonly<Record<string, Field | LayoutInfo>>;

@@ -1,17 +1,17 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { failed } from '../base/result.ts';
-import * as amd from '../abi/amd-viommu.ts';
-import { AmdIommuDriver } from '../iommu/amd/driver/driver.ts';
-import { amdIommuConfig } from '../iommu/amd/hardware/config.ts';
-import { AmdFunction, AmdUnit } from '../iommu/amd/platform.ts';
-import { HwViommu } from '../iommu/amd/viommu/hw-viommu.ts';
-import type { Viommu } from '../iommufd/viommu/viommu.ts';
-import { Kernel } from './kernel.ts';
-import { GuestTables, X86 } from '../iommu/arm-smmu-v3/testing/program.ts';
-import { AmdVm, guestCommand, guestDte, type AmdPort } from './testing/amd-guest.ts';
-import { partsOf } from './testing/vendors.ts';
-import type { Vendor } from './vendor.ts';
+import { failed } from '../../base/result.ts';
+import * as amd from '../../abi/amd-viommu.ts';
+import { AmdIommuDriver } from '../../iommu/amd/driver/driver.ts';
+import { amdIommuConfig } from '../../iommu/amd/hardware/config.ts';
+import { AmdFunction, AmdUnit } from '../../iommu/amd/platform.ts';
+import { HwViommu } from '../../iommu/amd/viommu/hw-viommu.ts';
+import type { Viommu } from '../../iommufd/viommu/viommu.ts';
+import { Kernel } from '../kernel.ts';
+import { GuestTables, X86 } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { AmdVm, guestCommand, guestDte, type AmdPort } from '../testing/amd-guest.ts';
+import { partsOf } from '../testing/vendors.ts';
+import type { Vendor } from '../iommus/vendor.ts';
 
 // Two VMs, each with a device behind each of two AMD IOMMUs and one nest parent for both, do DMA, edit their tables, send
 // some of the invalidations that belong to what they changed into their own command buffers, and attach and detach, in

@@ -1,6 +1,6 @@
-import { big, hi32, lo32 } from '../base/u64.ts';
-import type { PciFunction } from '../pci/function.ts';
-import { PCI_BASE_ADDRESS_0 } from '../pci/spec.ts';
+import { big, hi32, lo32 } from '../../base/u64.ts';
+import type { PciFunction } from '../../pci/function.ts';
+import { PCI_BASE_ADDRESS_0 } from '../../pci/spec.ts';
 
 // What firmware does: every BAR gets an address of its own, of its own alignment.
 

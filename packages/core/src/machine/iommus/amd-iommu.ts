@@ -1,9 +1,9 @@
-import { failed } from '../base/result.ts';
-import { AmdIommuDriver } from '../iommu/amd/driver/driver.ts';
-import { amdIommuConfig, type AmdIommuConfig } from '../iommu/amd/hardware/config.ts';
-import { AmdFunction, AmdUnit } from '../iommu/amd/platform.ts';
-import type { Kernel } from '../iommu/driver.ts';
-import type { TrialUapi } from '../iommufd/trial-uapi.ts';
+import { failed } from '../../base/result.ts';
+import { AmdIommuDriver } from '../../iommu/amd/driver/driver.ts';
+import { amdIommuConfig, type AmdIommuConfig } from '../../iommu/amd/hardware/config.ts';
+import { AmdFunction, AmdUnit } from '../../iommu/amd/platform.ts';
+import type { Kernel } from '../../iommu/driver.ts';
+import type { TrialUapi } from '../../iommufd/trial-uapi.ts';
 import type { IommuSettings, IommuUnit, Vendor, VendorDriver } from './vendor.ts';
 
 /** AMD's IOMMU. */

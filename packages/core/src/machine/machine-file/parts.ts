@@ -1,18 +1,18 @@
-import { assert } from '../base/assert.ts';
-import { NO_BACKENDS, type DeviceBackends } from './backends.ts';
-import type { DevicePart, MachineParts } from './build.ts';
-import { loadModel, type DeviceModelName, type ModelSettings } from './device-models.ts';
-import type { MigrationSettings } from '../vfio/migration/migration.ts';
+import { assert } from '../../base/assert.ts';
+import { NO_BACKENDS, type DeviceBackends } from '../devices/backends.ts';
+import type { DevicePart, MachineParts } from '../build.ts';
+import { loadModel, type DeviceModelName, type ModelSettings } from '../devices/device-models.ts';
+import type { MigrationSettings } from '../../vfio/migration/migration.ts';
 import { requesterIdOf } from './pci-address.ts';
-import type { IommuSettings, Vendor } from './vendor.ts';
+import type { IommuSettings, Vendor } from '../iommus/vendor.ts';
 
 // From what a machine file says to what a machine is built from.
 
 /** The kinds of IOMMU, by their drivers' names in Linux. A model is loaded where a machine has it: they are large. */
 const VENDORS = {
-  'arm-smmu-v3': async () => (await import('./arm-smmu-v3.ts')).armSmmuV3,
-  'intel-iommu': async () => (await import('./intel-iommu.ts')).intelIommu,
-  'amd-iommu': async () => (await import('./amd-iommu.ts')).amdIommu,
+  'arm-smmu-v3': async () => (await import('../iommus/arm-smmu-v3.ts')).armSmmuV3,
+  'intel-iommu': async () => (await import('../iommus/intel-iommu.ts')).intelIommu,
+  'amd-iommu': async () => (await import('../iommus/amd-iommu.ts')).amdIommu,
 } as const satisfies Record<string, () => Promise<Vendor>>;
 
 export type IommuType = keyof typeof VENDORS;

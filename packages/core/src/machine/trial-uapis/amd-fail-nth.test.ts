@@ -1,13 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import * as amd from '../abi/amd-viommu.ts';
-import { EFAULT } from '../abi/errno.ts';
-import * as abi from '../abi/iommufd.ts';
-import { failEverywhere } from '../iommu/testing/fail-nth.ts';
-import { amdIommu } from './amd-iommu.ts';
-import { Kernel } from './kernel.ts';
-import { allocViommu, AmdVm, guestDte } from './testing/amd-guest.ts';
-import { partsOf } from './testing/vendors.ts';
-import { GUEST, Vm } from './testing/vm.ts';
+import * as amd from '../../abi/amd-viommu.ts';
+import { EFAULT } from '../../abi/errno.ts';
+import * as abi from '../../abi/iommufd.ts';
+import { failEverywhere } from '../../iommu/testing/fail-nth.ts';
+import { amdIommu } from '../iommus/amd-iommu.ts';
+import { Kernel } from '../kernel.ts';
+import { allocViommu, AmdVm, guestDte } from '../testing/amd-guest.ts';
+import { partsOf } from '../testing/vendors.ts';
+import { GUEST, Vm } from '../testing/vm.ts';
 
 const IOVA = 0x1234_5000n;
 

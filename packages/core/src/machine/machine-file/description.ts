@@ -1,7 +1,7 @@
 import { z } from 'zod';
-import { DEFAULT_PROFILE, PROFILES } from '../iommufd/profile.ts';
-import { TRIAL_UAPIS } from '../iommufd/trial-uapi.ts';
-import { DEVICE_MODEL_NAMES, MIGRATABLE_MODELS } from './device-models.ts';
+import { DEFAULT_PROFILE, PROFILES } from '../../iommufd/profile.ts';
+import { TRIAL_UAPIS } from '../../iommufd/trial-uapi.ts';
+import { DEVICE_MODEL_NAMES, MIGRATABLE_MODELS } from '../devices/device-models.ts';
 import { DEFAULT_PARTS, IOMMU_TYPES, STREAM_ID_TYPES } from './parts.ts';
 import { checkRegisters } from './registers.ts';
 import { requesterIdOf } from './pci-address.ts';

@@ -1,15 +1,20 @@
 import { describe, expect, it } from 'vitest';
-import { EIO } from '../abi/errno.ts';
-import { IOMMU_HWPT_DATA_ARM_SMMUV3, IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 } from '../abi/iommufd.ts';
+import { EIO } from '../../abi/errno.ts';
+import { IOMMU_HWPT_DATA_ARM_SMMUV3, IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 } from '../../abi/iommufd.ts';
 import {
   IOMMU_DEV_INVALIDATE_DATA_ARM_SMMUV3,
   IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
   IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3,
-} from '../abi/rfc-2023-12.ts';
-import { guestCommand, guestSte, GuestTables, writeGuestCd } from '../iommu/arm-smmu-v3/testing/program.ts';
-import { armSmmuV3 } from './arm-smmu-v3.ts';
-import { smmuCommands, trialMachine, VENDOR_CASES, words } from './testing/vendors.ts';
-import { Vm } from './testing/vm.ts';
+} from '../../abi/rfc-2023-12.ts';
+import {
+  guestCommand,
+  guestSte,
+  GuestTables,
+  writeGuestCd,
+} from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { armSmmuV3 } from '../iommus/arm-smmu-v3.ts';
+import { smmuCommands, trialMachine, VENDOR_CASES, words } from '../testing/vendors.ts';
+import { Vm } from '../testing/vm.ts';
 
 // Why Linux dropped IOMMU_DEV_INVALIDATE: message 10 of the thread. A guest has one command queue, and its order is what
 // makes invalidations work: what fills a cache must be clean before the cache is. Sent by two requests, the commands for

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { failed } from '../base/result.ts';
-import { CR0 } from '../iommu/arm-smmu-v3/spec/registers.ts';
+import { failed } from '../../base/result.ts';
+import { CR0 } from '../../iommu/arm-smmu-v3/spec/registers.ts';
 import { machineSchema } from './description.ts';
-import { Kernel } from './kernel.ts';
+import { Kernel } from '../kernel.ts';
 import { DEFAULT_PARTS, loadParts } from './parts.ts';
 import { requesterIdOf } from './pci-address.ts';
 

@@ -1,7 +1,7 @@
-import { fail, type Result } from '../base/result.ts';
-import { ENOSYS } from '../abi/errno.ts';
-import { MemoryDisk, type BlockBackend } from '../pci/nvme/block.ts';
-import type { ConsoleBackend } from '../pci/virtio/console.ts';
+import { fail, type Result } from '../../base/result.ts';
+import { ENOSYS } from '../../abi/errno.ts';
+import { MemoryDisk, type BlockBackend } from '../../pci/nvme/block.ts';
+import type { ConsoleBackend } from '../../pci/virtio/console.ts';
 
 // What devices of a machine have outside of it: disks and consoles. Whoever hosts the machine has the files.
 

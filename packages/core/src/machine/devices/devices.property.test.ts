@@ -1,19 +1,19 @@
 import { describe, expect, it } from 'vitest';
 import fc from 'fast-check';
-import { big } from '../base/u64.ts';
+import { big } from '../../base/u64.ts';
 import {
   IOMMU_IOAS_MAP,
   IOMMU_IOAS_MAP_FIXED_IOVA,
   IOMMU_IOAS_MAP_READABLE,
   IOMMU_IOAS_MAP_WRITEABLE,
   iommu_ioas_map,
-} from '../abi/iommufd.ts';
-import { ADMIN, CC_EN, DOORBELLS, IO, REG, SQE, SQE_BYTES } from '../pci/nvme/spec.ts';
-import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/spec.ts';
-import { regionOffset } from '../vfio/pci/regions.ts';
-import { Program } from '../vfio/testing/program.ts';
-import { Kernel } from './kernel.ts';
-import { IOMMU_TYPES, loadParts, type IommuType } from './parts.ts';
+} from '../../abi/iommufd.ts';
+import { ADMIN, CC_EN, DOORBELLS, IO, REG, SQE, SQE_BYTES } from '../../pci/nvme/spec.ts';
+import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../../pci/spec.ts';
+import { regionOffset } from '../../vfio/pci/regions.ts';
+import { Program } from '../../vfio/testing/program.ts';
+import { Kernel } from '../kernel.ts';
+import { IOMMU_TYPES, loadParts, type IommuType } from '../machine-file/parts.ts';
 
 const PAGE = 0x1000;
 const CONFIG_REGION = 7;

@@ -1,10 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../abi/iommufd.ts';
-import { failEverywhere } from '../iommu/testing/fail-nth.ts';
-import { armSmmuV3 } from './arm-smmu-v3.ts';
-import { trialMachine, VENDOR_CASES, type VendorCase } from './testing/vendors.ts';
-import { Vm, type Passed } from './testing/vm.ts';
+import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../../abi/iommufd.ts';
+import { failEverywhere } from '../../iommu/testing/fail-nth.ts';
+import { armSmmuV3 } from '../iommus/arm-smmu-v3.ts';
+import { trialMachine, VENDOR_CASES, type VendorCase } from '../testing/vendors.ts';
+import { Vm, type Passed } from '../testing/vm.ts';
 
 // The trial uAPI rfc-2023-12 where memory is short, and where a program asks for anything at all.
 

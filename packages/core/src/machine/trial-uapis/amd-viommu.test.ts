@@ -1,15 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import * as amd from '../abi/amd-viommu.ts';
-import { EINVAL, EOPNOTSUPP } from '../abi/errno.ts';
-import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../abi/iommufd.ts';
-import type { DmaPort, PageResponseMessage } from '../iommu/dma-port.ts';
-import { amdIommu } from './amd-iommu.ts';
-import { Kernel } from './kernel.ts';
-import { allocViommu, AmdVm, guestCommand, guestDte } from './testing/amd-guest.ts';
-import { withPorts } from './testing/ports.ts';
-import { partsOf } from './testing/vendors.ts';
-import { Vm } from './testing/vm.ts';
-import type { Vendor } from './vendor.ts';
+import * as amd from '../../abi/amd-viommu.ts';
+import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
+import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../../abi/iommufd.ts';
+import type { DmaPort, PageResponseMessage } from '../../iommu/dma-port.ts';
+import { amdIommu } from '../iommus/amd-iommu.ts';
+import { Kernel } from '../kernel.ts';
+import { allocViommu, AmdVm, guestCommand, guestDte } from '../testing/amd-guest.ts';
+import { withPorts } from '../testing/ports.ts';
+import { partsOf } from '../testing/vendors.ts';
+import { Vm } from '../testing/vm.ts';
+import type { Vendor } from '../iommus/vendor.ts';
 
 const IOVA = 0x1234_5000n;
 

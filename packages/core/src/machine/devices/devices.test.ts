@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { big } from '../base/u64.ts';
-import { EOPNOTSUPP } from '../abi/errno.ts';
+import { big } from '../../base/u64.ts';
+import { EOPNOTSUPP } from '../../abi/errno.ts';
 import {
   IOMMU_FAULT_QUEUE_ALLOC,
   IOMMU_HWPT_ALLOC,
@@ -18,19 +18,23 @@ import {
   iommu_hwpt_page_response,
   iommu_hwpt_pgfault,
   iommu_ioas_map,
-} from '../abi/iommufd.ts';
-import { PRG_RESPONSE_CODE } from '../iommu/dma-port.ts';
-import { VFIO_DEVICE_ATTACH_PASID, VFIO_DEVICE_BIND_IOMMUFD, vfio_device_bind_iommufd } from '../abi/vfio.ts';
-import { ADMIN, CC_EN, CNS, CSTS_CFS, CSTS_RDY, DOORBELLS, REG, SQE } from '../pci/nvme/spec.ts';
-import { COMMAND, ERROR, FLAG, REGISTER, STATUS } from '../pci/dma-engine/registers.ts';
-import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/spec.ts';
-import { regionOffset } from '../vfio/pci/regions.ts';
-import { BUFFER, Program } from '../vfio/testing/program.ts';
-import { simulatedTask } from '../memory/simulated-process.ts';
-import type { Task } from '../memory/process.ts';
+} from '../../abi/iommufd.ts';
+import { PRG_RESPONSE_CODE } from '../../iommu/dma-port.ts';
+import {
+  VFIO_DEVICE_ATTACH_PASID,
+  VFIO_DEVICE_BIND_IOMMUFD,
+  vfio_device_bind_iommufd,
+} from '../../abi/vfio.ts';
+import { ADMIN, CC_EN, CNS, CSTS_CFS, CSTS_RDY, DOORBELLS, REG, SQE } from '../../pci/nvme/spec.ts';
+import { COMMAND, ERROR, FLAG, REGISTER, STATUS } from '../../pci/dma-engine/registers.ts';
+import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../../pci/spec.ts';
+import { regionOffset } from '../../vfio/pci/regions.ts';
+import { BUFFER, Program } from '../../vfio/testing/program.ts';
+import { simulatedTask } from '../../memory/simulated-process.ts';
+import type { Task } from '../../memory/process.ts';
 import type { DeviceModelName } from './device-models.ts';
-import { Kernel } from './kernel.ts';
-import { IOMMU_TYPES, loadParts, type IommuType } from './parts.ts';
+import { Kernel } from '../kernel.ts';
+import { IOMMU_TYPES, loadParts, type IommuType } from '../machine-file/parts.ts';
 
 const CONFIG_REGION = 7;
 const PASID = 9;

@@ -1,9 +1,9 @@
-import { big } from '../base/u64.ts';
-import type { Bar } from '../pci/bar.ts';
-import type { PciFunction } from '../pci/function.ts';
-import { barAddress } from '../pci/header.ts';
-import { PCI_BASE_ADDRESS_0, PCI_CFG_SPACE_EXP_BYTES } from '../pci/spec.ts';
-import type { VfioDeviceState } from '../vfio/device.ts';
+import { big } from '../../base/u64.ts';
+import type { Bar } from '../../pci/bar.ts';
+import type { PciFunction } from '../../pci/function.ts';
+import { barAddress } from '../../pci/header.ts';
+import { PCI_BASE_ADDRESS_0, PCI_CFG_SPACE_EXP_BYTES } from '../../pci/spec.ts';
+import type { VfioDeviceState } from '../../vfio/device.ts';
 import type { PciFunctionView, PciResource, ReservedRange } from './view.ts';
 
 // include/linux/ioport.h

@@ -34,21 +34,16 @@ static ssize_t by_mem_file(pid_t pid, uint64_t va, void *bytes, size_t length, b
 	return done;
 }
 
-/* Up to two pieces, split where a page ends, so that what can be read before a hole is read. */
+/* How much of it could be read or written: up to a page that is not there, or nothing; -1 with errno. */
 static ssize_t transfer(struct supervisor *s, pid_t pid, uint64_t va, void *bytes, size_t length, bool write_it)
 {
-	size_t first = PAGE - (va & (PAGE - 1));
-	struct iovec local = { bytes, length };
-	struct iovec remote[2] = {
-		{ (void *)(uintptr_t)va, length < first ? length : first },
-		{ (void *)(uintptr_t)(va + first), length < first ? 0 : length - first },
-	};
+	struct iovec local = { bytes, length }, remote = { (void *)(uintptr_t)va, length };
 	ssize_t done;
 
 	s->by_number = true;
 	if (!s->vm_calls_refused) {
-		done = write_it ? process_vm_writev(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0)
-				: process_vm_readv(pid, &local, 1, remote, remote[1].iov_len ? 2 : 1, 0);
+		done = write_it ? process_vm_writev(pid, &local, 1, &remote, 1, 0)
+				: process_vm_readv(pid, &local, 1, &remote, 1, 0);
 		if (done >= 0 || (errno != ENOSYS && errno != EPERM))
 			return done;
 		s->vm_calls_refused = errno == ENOSYS;

@@ -90,6 +90,20 @@ static napi_value read_at(napi_env env, napi_callback_info info)
 	return glue_result(env, pread((int)glue_int(env, argv[0]), bytes, length, (off_t)glue_u64(env, argv[1])));
 }
 
+/* readScratchAt(fd, length): the same into the mailbox's scratch bytes, the offset in wide[0]. */
+static napi_value read_scratch_at(napi_env env, napi_callback_info info)
+{
+	struct supervisor *s = glue_supervisor(env);
+	napi_value argv[2];
+	int64_t length;
+
+	glue_args(env, info, argv, 2);
+	length = glue_int(env, argv[1]);
+	if (length < 0 || length > SCRATCH_BYTES)
+		return glue_number(env, -EINVAL);
+	return glue_result(env, pread((int)glue_int(env, argv[0]), s->box->scratch, length, (off_t)s->box->wide[0]));
+}
+
 /* hugetlbfs has no write(2): its pages are written through a mapping. */
 static ssize_t write_mapped(int fd, uint64_t offset, const uint8_t *bytes, size_t length, size_t page)
 {
@@ -109,24 +123,38 @@ static ssize_t write_mapped(int fd, uint64_t offset, const uint8_t *bytes, size_
 	return (ssize_t)done;
 }
 
+static ssize_t write_file(int fd, uint64_t offset, const uint8_t *bytes, size_t length, int64_t huge_page)
+{
+	return huge_page > 0 ? write_mapped(fd, offset, bytes, length, (size_t)huge_page)
+			     : pwrite(fd, bytes, length, (off_t)offset);
+}
+
 /* writeAt(fd, offset, bytes, pageBytes): how many were written, -errno. pageBytes: of a hugetlbfs file, else 0. */
 static napi_value write_at(napi_env env, napi_callback_info info)
 {
 	napi_value argv[4];
-	uint64_t offset;
 	uint8_t *bytes;
 	size_t length;
-	int64_t page;
-	int fd;
 
 	glue_args(env, info, argv, 4);
-	fd = (int)glue_int(env, argv[0]);
-	offset = glue_u64(env, argv[1]);
 	bytes = glue_bytes(env, argv[2], &length);
-	page = glue_int(env, argv[3]);
-	if (page > 0)
-		return glue_result(env, write_mapped(fd, offset, bytes, length, (size_t)page));
-	return glue_result(env, pwrite(fd, bytes, length, (off_t)offset));
+	return glue_result(env, write_file((int)glue_int(env, argv[0]), glue_u64(env, argv[1]), bytes, length,
+					   glue_int(env, argv[3])));
+}
+
+/* writeScratchAt(fd, length, pageBytes): the same from the mailbox's scratch bytes, the offset in wide[0]. */
+static napi_value write_scratch_at(napi_env env, napi_callback_info info)
+{
+	struct supervisor *s = glue_supervisor(env);
+	napi_value argv[3];
+	int64_t length;
+
+	glue_args(env, info, argv, 3);
+	length = glue_int(env, argv[1]);
+	if (length < 0 || length > SCRATCH_BYTES)
+		return glue_number(env, -EINVAL);
+	return glue_result(env, write_file((int)glue_int(env, argv[0]), s->box->wide[0], s->box->scratch, length,
+					   glue_int(env, argv[2])));
 }
 
 /* memoryAlive(fd): whether the address space behind an open /proc/PID/mem still has a user (mmget_not_zero()). */
@@ -249,6 +277,7 @@ void napi_memory_register(napi_env env, napi_value exports)
 		{ "gather", gather },
 		{ "readScratch", read_scratch },     { "writeScratch", write_scratch },
 		{ "readAt", read_at },		     { "writeAt", write_at },
+		{ "readScratchAt", read_scratch_at }, { "writeScratchAt", write_scratch_at },
 		{ "memoryAlive", memory_alive },     { "mapping", mapping },
 		{ "putStat", put_stat },	     { "putStatx", put_statx },
 		{ "limit", limit },

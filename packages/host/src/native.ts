@@ -129,6 +129,9 @@ export interface Native {
   writeScratch(pid: number, length: number): number;
   readAt(fd: number, offset: bigint, into: Uint8Array): number;
   writeAt(fd: number, offset: bigint, from: Uint8Array, hugePageBytes: number): number;
+  /** To or from the scratch bytes, the offset in wide[0]. */
+  readScratchAt(fd: number, length: number): number;
+  writeScratchAt(fd: number, length: number, hugePageBytes: number): number;
   memoryAlive(memFile: number): number;
   /** 1 with wide[] and out[] filled, 0 where there is no further mapping, -errno. */
   mapping(mapsFile: number, address: bigint): number;
@@ -168,6 +171,7 @@ const INDEX = {
 } as const;
 export const PREFETCH_BYTES = 512;
 export const SCRATCH_BYTES = 4096;
+const FEW_BYTES = 128;
 const RESPOND_VALUE = 1;
 const RESPOND_CONTINUE = 2;
 const EVENT_WORDS = 4;
@@ -238,6 +242,16 @@ export class Mailbox {
   }
   get path(): string {
     return decoder.decode(this.#path.subarray(0, this.#u32[INDEX.PATH_LENGTH]));
+  }
+
+  /** Takes the first scratch bytes, as many as `into` has. */
+  takeScratch(into: Uint8Array): void {
+    if (into.length > FEW_BYTES) {
+      into.set(this.scratch.subarray(0, into.length));
+      return;
+    }
+    // Few bytes: a view of them would cost more than to copy them one by one.
+    for (let at = 0; at < into.length; at++) into[at] = this.scratch[at]!;
   }
 
   /** Notifications so far, those that the addon settled included. */

@@ -116,7 +116,7 @@ export class Supervisor {
       this.#machine.tree.remove();
     }
     this.#machine.files.releaseAll();
-    this.#shared.settle();
+    this.#shared.settleAll();
     return this.#outcome ?? { kind: 'exited', status: 0 };
   }
 
@@ -140,6 +140,9 @@ export class Supervisor {
       current: this.#current,
       shared: this.#shared,
       unlimitedPins: options.unlimitedPins === true,
+      get placeholdersMapped() {
+        return files.mapped;
+      },
       isPlaceholder: (major, minor, inode) => files.isPlaceholder(major, minor, inode),
     };
     const processes = new Processes(memory, {
@@ -217,6 +220,7 @@ export class Supervisor {
       case EVENT.EXIT:
         if (field === 0) this.#programExited();
         else processes.exited(field);
+        this.#shared.settleAll();
         return true;
       case EVENT.EVENTFD:
         processes.eventfds.counted(field);

@@ -134,6 +134,13 @@ describe('a value', () => {
     expect(memory.subarray(45)).toEqual(new Uint8Array(5).fill(0xff));
   });
 
+  test('is read field by field where only one field is wanted', () => {
+    const memory = new Uint8Array(50);
+    iommu_ioas_map.write(memory, 5, { ...iommu_ioas_map.create(), flags: 7, iova: 2n ** 63n });
+    expect(iommu_ioas_map.readField(memory, 5, 'flags')).toBe(7);
+    expect(iommu_ioas_map.readField(memory, 5, 'iova')).toBe(2n ** 63n);
+  });
+
   test('is neither read nor written across the end of a buffer, even inside its ArrayBuffer', () => {
     const window = new Uint8Array(100).subarray(10, 49);
     expect(() => iommu_ioas_map.read(window)).toThrow('struct iommu_ioas_map: 40 bytes at 0 of 39');
@@ -141,5 +148,7 @@ describe('a value', () => {
     expect(() => iommu_ioas_map.write(window, 0, iommu_ioas_map.create())).toThrow('40 bytes at 0 of 39');
     expect(() => iommu_ioas_map.writeField(window, 0, 'iova', 0n)).toThrow('40 bytes at 0 of 39');
     expect(() => iommu_ioas_map.writeField(window, 0, 'length', 0n)).not.toThrow();
+    expect(() => iommu_ioas_map.readField(window, 0, 'iova')).toThrow('40 bytes at 0 of 39');
+    expect(() => iommu_ioas_map.readField(window, 0, 'length')).not.toThrow();
   });
 });

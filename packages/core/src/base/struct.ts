@@ -211,6 +211,13 @@ export class Struct<F extends Fields> implements FieldType<ValueOf<F>> {
     return this.load(viewOf(from.buffer), from.byteOffset + at);
   }
 
+  /** The value of field `name` alone of the struct that begins at `from[at]`; `from` must hold that field. */
+  readField<K extends NameOf<F> & keyof ValueOf<F>>(from: Uint8Array, at: number, name: K): ValueOf<F>[K] {
+    const { type, offset, size } = this.#byName.get(name)!;
+    this.#within(from, at, offset + size);
+    return type.load(viewOf(from.buffer), from.byteOffset + at + offset) as ValueOf<F>[K];
+  }
+
   /** Stores `value` at `into[at]` and on; bytes of padding keep what they hold. `into` must hold the whole struct. */
   write(into: Uint8Array, at: number, value: ValueOf<F>): void {
     this.#within(into, at, this.size);

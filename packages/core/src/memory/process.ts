@@ -67,6 +67,11 @@ export interface AddressSpace {
   mappings(start: bigint, last: bigint): readonly Vma[];
   /** False once the program has exited or executed another one (mmget_not_zero()). */
   readonly alive: boolean;
+  /**
+   * Whether it may map memory of a device, which a copy reaches and pin_user_pages() refuses. Where it does not, a page
+   * that can be copied to and from is one that can be pinned.
+   */
+  readonly mayMapDevices: boolean;
   /** Pages that iommufd charged to locked_vm of this address space (VmLck). Kept by core. */
   lockedPages: number;
   /** Pages that iommufd pinned on behalf of this address space (VmPin). Kept by core. */

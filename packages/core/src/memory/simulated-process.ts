@@ -157,6 +157,10 @@ export class SimulatedMemory implements AddressSpace {
     this.#private.drop(pageNumber(start), pageNumber(last));
   }
 
+  get mayMapDevices(): boolean {
+    return this.#vmas.some(({ pinnable }) => !pinnable);
+  }
+
   mappings(start: bigint, last: bigint): readonly Vma[] {
     return this.#vmas.filter((vma) => vma.start <= last && vma.last >= start);
   }

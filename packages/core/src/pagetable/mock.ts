@@ -1,6 +1,7 @@
 import { EADDRINUSE, EINVAL, ENXIO, EOVERFLOW, ERANGE } from '../abi/errno.ts';
 import { assert } from '../base/assert.ts';
 import { fail, type Failure, type Result } from '../base/result.ts';
+import { POW2 } from './page-sizes.ts';
 
 // The page table of the kernel's mock IOMMU: the AMD v1 format with a granule of 2 KiB and every power of two as a page
 // size (drivers/iommu/generic_pt/fmt/iommu_mock.c, fmt/amdv1.h AMDV1_IOMMUFD_SELFTEST), as the generic walkers of
@@ -122,7 +123,7 @@ function addressOf(granule: number): bigint {
 }
 
 function leafGranules(table: Table, item: number): number {
-  return SPAN[table.level]! * 2 ** ((item & CODE) - 1);
+  return SPAN[table.level]! * POW2[(item & CODE) - 1]!;
 }
 
 /** `granule` modulo a power of two. */
@@ -214,7 +215,7 @@ export class MockPageTable {
         if (granule > first) this.remove(first, granule - 1);
         return fail(EADDRINUSE, 'something is mapped there');
       }
-      const size = 2 ** sizeLog2;
+      const size = POW2[sizeLog2]!;
       granule += size;
       output += size;
       left -= size;

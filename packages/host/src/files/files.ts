@@ -4,6 +4,7 @@ import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
 import type { Task } from '@viommu/core/memory/process';
 import { ENFILE } from '../errno.ts';
+import { readFileAt, writeFileAt } from '../memory/file-bytes.ts';
 import type { MapsLine } from '../processes/proc-text.ts';
 import { EVENT, WHOSE, type Mailbox, type Native } from '../native.ts';
 import type { PseudoFile } from './pseudo-files.ts';
@@ -76,6 +77,8 @@ export class Files {
   readonly #pipes = new Map<number, InstalledFile>();
   readonly #byWatch = new Map<number, InstalledFile>();
   readonly #byToken = new Map<number, InstalledFile>();
+  /** Whether a program has mapped one. */
+  mapped = false;
   #nextToken = 1;
   #device: Device | null = null;
 
@@ -221,6 +224,7 @@ export class Files {
    */
   prepareMapping(task: Task, fd: number, entry: InstalledFile, end: bigint): boolean {
     const { native } = this.#host;
+    this.mapped = true;
     if (entry.view < 0) entry.view = native.openOf(task.tid, fd, O_RDWR);
     if (end > entry.length) entry.length = end;
     return entry.view >= 0 && native.growTo(entry.view, end) >= 0;
@@ -229,8 +233,8 @@ export class Files {
   #backing(entry: InstalledFile): FileBacking {
     const { native } = this.#host;
     return {
-      read: (offset, into) => entry.view >= 0 && native.readAt(entry.view, offset, into) === into.length,
-      write: (offset, from) => entry.view >= 0 && native.writeAt(entry.view, offset, from, 0) === from.length,
+      read: (offset, into) => entry.view >= 0 && readFileAt(this.#host, entry.view, offset, into),
+      write: (offset, from) => entry.view >= 0 && writeFileAt(this.#host, entry.view, offset, from),
       setReachable: (reachable) => {
         if (entry.view < 0) return;
         if (reachable) native.growTo(entry.view, entry.length);

@@ -21,7 +21,15 @@ beforeAll(async () => {
   native = createRequire(import.meta.url)('../../native/build/viommu.node') as Native;
   const box = new Mailbox(native.create([]) as ArrayBuffer);
   const shared = new SharedFiles(native, box, () => []);
-  const host = { native, box, current, shared, unlimitedPins: false, isPlaceholder: () => false };
+  const host = {
+    native,
+    box,
+    current,
+    shared,
+    unlimitedPins: false,
+    placeholdersMapped: false,
+    isPlaceholder: () => false,
+  };
   memory = new HostAddressSpace(host, pid);
   const lines = parseMaps(readFileSync('/proc/self/maps', 'utf8'));
   const line = lines.find(

@@ -4,6 +4,7 @@ import type { AddressSpace, Vma } from '@viommu/core/memory/process';
 import { ESRCH } from '../errno.ts';
 import { PREFETCH_BYTES, SCRATCH_BYTES, type Mailbox, type Native } from '../native.ts';
 import { findSmapsEntry, parseMaps, type MapsLine } from '../processes/proc-text.ts';
+import { readFileAt, writeFileAt } from './file-bytes.ts';
 import type { SharedFiles } from './shared-files.ts';
 
 const O_RDWR = 2;
@@ -34,8 +35,15 @@ export interface MemoryHost {
   readonly shared: SharedFiles;
   /** Whether RLIMIT_MEMLOCK does not count. */
   readonly unlimitedPins: boolean;
+  /** Whether a file of ours was ever mapped. */
+  readonly placeholdersMapped: boolean;
   /** Whether the inode on the placeholders' device belongs to a file of ours. */
   isPlaceholder(major: number, minor: number, inode: bigint): boolean;
+}
+
+/** A mapping, and the bytes in one page of it. */
+export interface SizedLine extends MapsLine {
+  readonly pageBytes: number;
 }
 
 let nextId = 1;
@@ -58,6 +66,7 @@ export class HostAddressSpace implements AddressSpace {
   #memFile: number;
   #mapsFile: number;
   #queryRefused = false;
+  #lastQueried: QueriedLine | null = null;
 
   /** Opens the memory of a process that is stopped in a system call. */
   constructor(host: MemoryHost, pid: number) {
@@ -72,6 +81,11 @@ export class HostAddressSpace implements AddressSpace {
     return this.#host.current.memory === this || this.#host.native.memoryAlive(this.#memFile) !== 0;
   }
 
+  /** The system's own device memory is refused by the calls that copy, as they pin it (mm/process_vm_access.c). */
+  get mayMapDevices(): boolean {
+    return this.#host.placeholdersMapped;
+  }
+
   read(va: bigint, into: Uint8Array): boolean {
     const { native, box, current } = this.#host;
     if (current.memory !== this) return this.readPinned(va, into);
@@ -79,7 +93,7 @@ export class HostAddressSpace implements AddressSpace {
     if (into.length > SCRATCH_BYTES) return native.read(current.tid, va, into) !== 0;
     box.wide[0] = va;
     if (native.readScratch(current.tid, into.length) === 0) return false;
-    into.set(box.scratch.subarray(0, into.length));
+    box.takeScratch(into);
     return true;
   }
 
@@ -98,14 +112,14 @@ export class HostAddressSpace implements AddressSpace {
   readPinned(va: bigint, into: Uint8Array): boolean {
     if (this.#memFile < 0) return false;
     if (into.length >= BY_NUMBER_BYTES && this.#readByNumber(va, into)) return true;
-    return this.#host.native.readAt(this.#memFile, va, into) === into.length;
+    return readFileAt(this.#host, this.#memFile, va, into);
   }
 
   writePinned(va: bigint, from: Uint8Array): boolean {
     if (this.#memFile < 0) return false;
-    const { native, current } = this.#host;
+    const { current } = this.#host;
     if (current.memory === this) current.prefetched = 0;
-    return native.writeAt(this.#memFile, va, from, 0) === from.length;
+    return writeFileAt(this.#host, this.#memFile, va, from);
   }
 
   /** By the process's number alone, as the file has no call that takes several places. */
@@ -114,14 +128,12 @@ export class HostAddressSpace implements AddressSpace {
   }
 
   mappings(start: bigint, last: bigint): readonly Vma[] {
-    const found: Vma[] = [];
-    for (const { line, pageBytes } of this.#lines(start, last)) found.push(this.#vma(line, pageBytes));
-    return found;
+    return this.lines(start, last).map((line) => this.#vma(line));
   }
 
   /** The lines of /proc/PID/maps that touch the inclusive range. */
-  lines(start: bigint, last: bigint): MapsLine[] {
-    return [...this.#lines(start, last)].map(({ line }) => line);
+  lines(start: bigint, last: bigint): readonly SizedLine[] {
+    return (this.#queryRefused ? null : this.#queriedLines(start, last)) ?? this.#parsedLines(start, last);
   }
 
   /** One process less has it; without any and without life it is closed. */
@@ -152,34 +164,30 @@ export class HostAddressSpace implements AddressSpace {
     return !this.idMayBeStale && this.#host.native.read(this.pid, va, into) !== 0 && this.alive;
   }
 
-  *#lines(start: bigint, last: bigint): Generator<{ line: MapsLine; pageBytes: number }> {
-    if (this.#queryRefused) {
-      yield* this.#linesByText(start, last);
-      return;
-    }
+  /** Null where Linux has no PROCMAP_QUERY (before 6.11). */
+  #queriedLines(start: bigint, last: bigint): readonly SizedLine[] | null {
     const { native, box } = this.#host;
+    const lines: SizedLine[] = [];
     let at = start;
     while (this.#mapsFile >= 0) {
       const found = native.mapping(this.#mapsFile, at);
       if (found < 0 && at === start) {
-        // Linux before 6.11 has no PROCMAP_QUERY.
         this.#queryRefused = found !== -ESRCH;
-        if (this.#queryRefused) yield* this.#linesByText(start, last);
-        return;
+        if (this.#queryRefused) return null;
       }
-      if (found <= 0 || box.wide[0]! > last) return;
-      const end = box.wide[1]!;
-      yield { line: queriedLine(box), pageBytes: exact(box.wide[3]!) };
-      if (end > last) return;
-      at = end;
+      if (found <= 0 || box.wide[0]! > last) break;
+      const line = (this.#lastQueried = queriedLine(box, this.#lastQueried));
+      lines.push(line);
+      if (line.end > last) break;
+      at = line.end;
     }
+    return lines;
   }
 
-  *#linesByText(start: bigint, last: bigint): Generator<{ line: MapsLine; pageBytes: number }> {
-    for (const line of parseMaps(this.#text('maps'))) {
-      if (line.end <= start || line.start > last) continue;
-      yield { line, pageBytes: this.#mayBeHuge(line) ? this.#smaps(line).pageBytes : 4096 };
-    }
+  #parsedLines(start: bigint, last: bigint): readonly SizedLine[] {
+    return parseMaps(this.#text('maps'))
+      .filter((line) => line.end > start && line.start <= last)
+      .map((line) => ({ ...line, pageBytes: this.#mayBeHuge(line) ? this.#smaps(line).pageBytes : 4096 }));
   }
 
   #text(name: string): string {
@@ -198,7 +206,7 @@ export class HostAddressSpace implements AddressSpace {
     return line.inode !== 0n && (line.name.startsWith('/anon_hugepage') || /huge/.test(line.name));
   }
 
-  #vma(line: MapsLine, pageBytes: number): Vma {
+  #vma(line: SizedLine): Vma {
     const pinnable = this.#pinnable(line);
     const shared = line.shared && pinnable && line.inode !== 0n;
     return {
@@ -207,10 +215,8 @@ export class HostAddressSpace implements AddressSpace {
       readable: line.readable,
       writable: line.writable,
       pinnable,
-      shared: shared
-        ? { file: this.#host.shared.ofMapping(this, line, pageBytes), offset: line.offset }
-        : null,
-      pageBytes,
+      shared: shared ? { file: this.#host.shared.ofMapping(this, line), offset: line.offset } : null,
+      pageBytes: line.pageBytes,
     };
   }
 
@@ -228,20 +234,38 @@ export class HostAddressSpace implements AddressSpace {
   }
 }
 
-function queriedLine(box: Mailbox): MapsLine {
-  const flags = box.wide[2]!;
-  const [major, minor, nameLength] = [box.out[0]!, box.out[1]!, box.out[2]!];
+interface QueriedLine extends SizedLine {
+  readonly flags: bigint;
+}
+
+/** What PROCMAP_QUERY answered. Often it is the line that it answered before. */
+function queriedLine(box: Mailbox, before: QueriedLine | null): QueriedLine {
+  const { wide, out } = box;
+  if (
+    before !== null &&
+    before.start === wide[0] &&
+    before.end === wide[1] &&
+    before.flags === wide[2] &&
+    before.offset === wide[4] &&
+    before.inode === wide[5] &&
+    before.major === out[0] &&
+    before.minor === out[1]
+  )
+    return before;
+  const flags = wide[2]!;
   return {
-    start: box.wide[0]!,
-    end: box.wide[1]!,
+    start: wide[0]!,
+    end: wide[1]!,
+    flags,
     readable: (flags & VMA_READABLE) !== 0n,
     writable: (flags & VMA_WRITABLE) !== 0n,
     shared: (flags & VMA_SHARED) !== 0n,
-    offset: box.wide[4]!,
-    major,
-    minor,
-    inode: box.wide[5]!,
-    name: decoder.decode(box.scratch.subarray(0, nameLength)),
+    offset: wide[4]!,
+    major: out[0]!,
+    minor: out[1]!,
+    inode: wide[5]!,
+    name: decoder.decode(box.scratch.subarray(0, out[2]!)),
+    pageBytes: exact(wide[3]!),
   };
 }
 

@@ -2,14 +2,16 @@ import { closeSync, fstatSync, openSync, readdirSync, statSync } from 'node:fs';
 import { EBADF, ENOSYS, EPERM } from '@viommu/core/abi/errno';
 import { big } from '@viommu/core/base/u64';
 import type { SharedFile } from '@viommu/core/memory/process';
-import type { HostAddressSpace } from './address-space.ts';
+import type { HostAddressSpace, SizedLine } from './address-space.ts';
 import type { MapsLine } from '../processes/proc-text.ts';
 import type { Mailbox, Native } from '../native.ts';
+import { readFileAt, writeFileAt, type FileHost } from './file-bytes.ts';
 
 const HUGETLBFS_MAGIC = 0x958458f6;
 const TMPFS_MAGIC = 0x01021994;
 /** The last address that a program can have. */
 const USER_LAST = (1n << 56n) - 1n;
+const PAGE_BYTES = 4096;
 const O_RDWR = 2;
 const O_RDONLY = 0;
 
@@ -31,9 +33,13 @@ export class SharedFiles {
   readonly #box: Mailbox;
   readonly #memories: () => Iterable<HostAddressSpace>;
   readonly #files = new Map<string, HostSharedFile>();
-  /** Found during this call and held by nobody yet. */
+  /** Found during this call or the one before, and perhaps held by nobody. */
   #loose: HostSharedFile[] = [];
+  #call = 0;
   #mapFilesRefused = false;
+  /** The line that was asked for last, as it is often asked for again, and its key. */
+  #keyed: MapsLine | null = null;
+  #key = '';
 
   /** `memories`: the address spaces that are known, where a file may be mapped too. */
   constructor(native: Native, box: Mailbox, memories: () => Iterable<HostAddressSpace>) {
@@ -52,6 +58,7 @@ export class SharedFiles {
     const known = this.#files.get(key);
     if (known?.open) {
       this.#native.closeFd(fd);
+      known.foundIn = this.#call;
       return known;
     }
     const magic = stat.isFile() ? this.#native.fileSystem(fd) : 0;
@@ -60,36 +67,65 @@ export class SharedFiles {
       return null;
     }
     const hugeBytes = magic === HUGETLBFS_MAGIC ? this.#box.out[0]! : 0;
-    const file = known ?? this.#add(key, hugeBytes || 4096);
+    const file = known ?? this.#add(key, hugeBytes || PAGE_BYTES);
     file.bind(fd, hugeBytes);
     return file;
   }
 
   /** The file behind a shared mapping. */
-  ofMapping(memory: HostAddressSpace, line: MapsLine, pageBytes: number): SharedFile {
-    const key = `${deviceNumber(line.major, line.minor)}:${line.inode}`;
+  ofMapping(memory: HostAddressSpace, line: SizedLine): SharedFile {
+    const key = this.#keyOf(line);
     let file = this.#files.get(key);
     if (!file?.open) {
       const fd = this.#reach(memory, line, key);
-      if (fd >= 0) return this.adopt(fd) ?? this.#add(key, pageBytes);
-      file ??= this.#add(key, pageBytes);
+      if (fd >= 0) return this.adopt(fd) ?? this.#add(key, line.pageBytes);
+      file ??= this.#add(key, line.pageBytes);
     }
+    file.foundIn = this.#call;
     file.seen({ memory, start: line.start, last: line.end - 1n, offset: line.offset });
     return file;
   }
 
-  /** The end of a call: what was found and is held by nobody is let go. */
+  /**
+   * The end of a call: what is held by nobody is let go, unless this call wanted it: then the next one may, too. Huge
+   * pages are few, so they go at once.
+   */
   settle(): void {
+    const call = this.#call++;
     if (this.#loose.length === 0) return;
-    for (const file of this.#loose) if (file.holders === 0) this.#drop(file);
-    this.#loose = [];
+    this.#letGo((file) => file.foundIn < call || file.pageBytes > PAGE_BYTES);
+  }
+
+  /** Whatever is held by nobody is let go. */
+  settleAll(): void {
+    this.#letGo(() => true);
+  }
+
+  #letGo(unwanted: (file: HostSharedFile) => boolean): void {
+    const kept: HostSharedFile[] = [];
+    for (const file of this.#loose) {
+      if (file.holders > 0) continue;
+      if (unwanted(file)) this.#drop(file);
+      else kept.push(file);
+    }
+    this.#loose = kept;
+  }
+
+  #keyOf(line: MapsLine): string {
+    if (line !== this.#keyed) {
+      this.#keyed = line;
+      this.#key = `${deviceNumber(line.major, line.minor)}:${line.inode}`;
+    }
+    return this.#key;
   }
 
   #add(key: string, pageBytes: number): HostSharedFile {
-    const file = new HostSharedFile(this.#native, key, pageBytes, {
+    const host = { native: this.#native, box: this.#box };
+    const file = new HostSharedFile(host, key, pageBytes, {
       unheld: (unheld) => this.#drop(unheld),
       search: () => this.#search(key),
     });
+    file.foundIn = this.#call;
     this.#files.set(key, file);
     this.#loose.push(file);
     return file;
@@ -100,7 +136,7 @@ export class SharedFiles {
     for (const memory of this.#memories()) {
       if (!memory.alive) continue;
       for (const line of memory.lines(0n, USER_LAST)) {
-        if (line.shared && `${deviceNumber(line.major, line.minor)}:${line.inode}` === key)
+        if (line.shared && this.#keyOf(line) === key)
           yield { memory, start: line.start, last: line.end - 1n, offset: line.offset };
       }
     }
@@ -178,19 +214,21 @@ interface FileTable {
 }
 
 class HostSharedFile implements SharedFile {
-  readonly #native: Native;
+  readonly #host: FileHost;
   readonly key: string;
   readonly pageBytes: number;
   readonly #table: FileTable;
   /** mm/gup.c memfd_pin_folios() takes every file of tmpfs and hugetlbfs, with a name or without. */
   readonly memfd = true;
   holders = 0;
+  /** The number of the call that last looked for it. */
+  foundIn = 0;
   #fd = -1;
   #hugeBytes = 0;
   #places: Place[] = [];
 
-  constructor(native: Native, key: string, pageBytes: number, table: FileTable) {
-    this.#native = native;
+  constructor(host: FileHost, key: string, pageBytes: number, table: FileTable) {
+    this.#host = host;
     this.key = key;
     this.pageBytes = pageBytes;
     this.#table = table;
@@ -220,7 +258,7 @@ class HostSharedFile implements SharedFile {
   }
 
   size(): bigint {
-    if (this.open) return big(Math.max(0, this.#native.sizeOf(this.#fd)));
+    if (this.open) return big(Math.max(0, this.#host.native.sizeOf(this.#fd)));
     // What a program maps is there; what lies beyond is known only when it is mapped.
     let size = 0n;
     for (const { start, last, offset } of this.#places) {
@@ -231,12 +269,12 @@ class HostSharedFile implements SharedFile {
   }
 
   read(offset: bigint, into: Uint8Array): boolean {
-    if (this.open) return this.#native.readAt(this.#fd, offset, into) === into.length;
+    if (this.open) return readFileAt(this.#host, this.#fd, offset, into);
     return this.#inPlace(offset, into.length, (memory, va) => memory.read(va, into));
   }
 
   write(offset: bigint, from: Uint8Array): boolean {
-    if (this.open) return this.#native.writeAt(this.#fd, offset, from, this.#hugeBytes) === from.length;
+    if (this.open) return writeFileAt(this.#host, this.#fd, offset, from, this.#hugeBytes);
     return this.#inPlace(offset, from.length, (memory, va) => memory.write(va, from));
   }
 

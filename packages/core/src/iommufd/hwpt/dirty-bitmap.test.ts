@@ -9,6 +9,7 @@ const PAGE = 4096n;
 
 /** Memory in which every page can be written but those named, filled with a pattern. */
 class FakeMemory implements AddressSpace {
+  readonly mayMapDevices = false;
   readonly id = 1;
   readonly alive = true;
   lockedPages = 0;

@@ -130,7 +130,8 @@ export class Access extends IommufdObject implements IoptAccess {
       const prot = checkProt(area, write);
       if (failed(prot)) return prot;
       const bytes = exact(last - start + 1n);
-      const rc = area.pages!.rw(area.byteAt(start), data.subarray(at, at + bytes), write, slow);
+      const part = bytes === data.length ? data : data.subarray(at, at + bytes);
+      const rc = area.pages!.rw(area.byteAt(start), part, write, slow);
       if (failed(rc)) return rc;
       at += bytes;
     }

@@ -232,6 +232,14 @@ describe('a copy to or from pages', () => {
     expect(errnoOf(made.rw(4092n, data(), false, slow))).toBe(null);
   });
 
+  test('pins a page on the slow path, and so is EFAULT for memory of a device', () => {
+    const { pages } = setUp({ pinnable: false });
+    const made = pages();
+    expect(errnoOf(made.rw(8n, data(), true, false))).toBe(null);
+    expect(errnoOf(made.rw(8n, data(), true, true))).toBe(EFAULT);
+    expect(errnoOf(made.rw(4094n, data(), true, true))).toBe(EFAULT);
+  });
+
   test('of another program reaches the memory of who mapped it', () => {
     const { kernel, pages, process } = setUp();
     const made = pages();

@@ -204,61 +204,53 @@ export class IoptPages implements DmaBufImporter {
   rw(startByte: bigint, data: Uint8Array, write: boolean, slow: boolean): Result<void> {
     if (write && !this.writable) return fail(EPERM, 'the pages are mapped read-only');
     if (this.origin.type === 'dma-buf') return fail(EINVAL, 'a dma-buf cannot be accessed by the CPU');
-    const memory = this.source.memory;
-    const otherMemory = slow || this.#kernel.current.process.memory !== memory;
-    if (this.origin.type !== 'user' || (otherMemory && !memory.alive))
-      return this.#rwSlow(startByte, data, write);
-    const va = this.origin.va + startByte;
-    if (otherMemory) {
-      const first = pageNumber(startByte);
-      const last = pageNumber(startByte + big(data.length) - 1n);
-      if (first !== last) return this.#rwSlow(startByte, data, write);
+    if (this.origin.type !== 'user') return this.#rwSlow(startByte, data, write);
+    const { memory } = this.source;
+    const ownMemory = this.#kernel.current.process.memory === memory;
+    if (!ownMemory && !memory.alive) return this.#rwSlow(startByte, data, write);
+    if (slow || !ownMemory) {
+      const page = pageNumber(startByte);
+      if (page !== pageNumber(startByte + big(data.length) - 1n)) return this.#rwSlow(startByte, data, write);
       if (this.#kernel.failpoint()) return fail(EINVAL, 'the page could not be pinned');
-      const resolved = resolveUserPages(memory, pageNumber(this.origin.va) + first, 1, write);
-      return failed(resolved) ? resolved : copyPinned(resolved[0]!, pageOffset(startByte), data, write);
+      if (!ownMemory || memory.mayMapDevices) {
+        const resolved = resolveUserPages(memory, pageNumber(this.origin.va) + page, 1, write);
+        return failed(resolved) ? resolved : copyPinned(resolved[0]!, pageOffset(startByte), data, write);
+      }
     }
-    const done = write ? memory.write(va, data) : memory.read(va, data);
-    if (!done) return fail(EFAULT, 'the memory behind the IOVA is not there');
+    const va = this.origin.va + startByte;
+    if (!(write ? memory.write(va, data) : memory.read(va, data)))
+      return fail(EFAULT, 'the memory behind the IOVA is not there');
   }
 
   // iopt_pages_rw_slow(): what is pinned is read where it was pinned, the rest is looked up now.
   #rwSlow(startByte: bigint, data: Uint8Array, write: boolean): Result<void> {
     if (this.#kernel.failpoint()) return fail(ENOMEM, 'no memory to read pages');
-    const first = pageNumber(startByte);
     const last = pageNumber(startByte + big(data.length) - 1n);
     let skip = pageOffset(startByte);
-    let at = 0;
-    for (const range of this.#resolveAll(first, last)) {
-      if (failed(range)) return range;
-      const bytes = Math.min(range.pages * PAGE_SIZE - skip, data.length - at);
-      const done = copyPinned(range, skip, data.subarray(at, at + bytes), write);
-      if (failed(done)) return done;
-      at += bytes;
-      skip = 0;
+    let done = 0;
+    for (let at = pageNumber(startByte); at <= last;) {
+      const ranges = this.#pinnedOrFound(at, last);
+      if (failed(ranges)) return ranges;
+      for (const range of ranges) {
+        const bytes = Math.min(range.pages * PAGE_SIZE - skip, data.length - done);
+        const part = bytes === data.length ? data : data.subarray(done, done + bytes);
+        const copied = copyPinned(range, skip, part, write);
+        if (failed(copied)) return copied;
+        done += bytes;
+        skip = 0;
+        at += range.pages;
+      }
     }
   }
 
-  *#resolveAll(first: number, last: number): Generator<Result<PageRange>> {
+  // As much of [first, last] as is pinned in one piece; where the first page is not, all up to what is.
+  #pinnedOrFound(first: number, last: number): Result<readonly PageRange[]> {
     const segments = this.#segments ?? NOTHING;
-    let at = first;
-    while (at <= last) {
-      const segment = segments[lowerBound(segments, at, lastOf)];
-      if (segment !== undefined && segment.first <= at) {
-        const end = Math.min(segment.last, last);
-        const firstPage = segment.backingPage + (at - segment.first);
-        yield { backing: segment.backing, firstPage, pages: end - at + 1 };
-        at = end + 1;
-        continue;
-      }
-      const end = segment === undefined ? last : Math.min(segment.first - 1, last);
-      const ranges = this.#resolve(at, end);
-      if (failed(ranges)) {
-        yield ranges;
-        return;
-      }
-      yield* ranges;
-      at = end + 1;
-    }
+    const segment = segments[lowerBound(segments, first, lastOf)];
+    if (segment === undefined || segment.first > last) return this.#resolve(first, last);
+    if (segment.first > first) return this.#resolve(first, segment.first - 1);
+    const firstPage = segment.backingPage + (first - segment.first);
+    return [{ backing: segment.backing, firstPage, pages: Math.min(segment.last, last) - first + 1 }];
   }
 
   #resolve(first: number, last: number): Result<PageRange[]> {

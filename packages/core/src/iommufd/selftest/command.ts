@@ -79,7 +79,7 @@ export class Selftest implements SelftestCommands {
   }
 
   execute(command: Command): Result<number> {
-    const { op } = test.iommu_test_cmd.read(command.bytes);
+    const op = test.iommu_test_cmd.readField(command.bytes, 0, 'op');
     const operation = OPERATIONS[op];
     return operation === undefined || command.context.shared.profile.version < (SINCE[op] ?? 0)
       ? fail(EOPNOTSUPP, `there is no test operation ${op}`)

@@ -1,7 +1,7 @@
 // A device model of one's own, and a driver that uses it; device-model.test.ts runs them. docs/device-models.md
 
 import { exact } from '@viommu/core/base/u64';
-import type { DmaPort } from '@viommu/core/iommu/dma-port';
+import type { DmaPort } from '@viommu/core/iommu/requests/dma-port';
 import { registers32 } from '@viommu/core/pci/bar';
 import { PciFunction, type DeviceModel, type FunctionDescription } from '@viommu/core/pci/function';
 

@@ -19,6 +19,8 @@ export const LAYERS = [
 
 /** All that iommufd knows of IOMMUs. */
 const DRIVER_INTERFACE = ['driver.ts', 'group.ts', 'iopf.ts', 'user-data.ts'];
+/** What vendors share, in folders of iommu: the hardware's, and the drivers'. */
+const SHARED = { hardware: ['requests'], drivers: ['drivers'] };
 /** The parts of an IOMMU that are neither registers nor silicon. */
 const DRIVER_PARTS = ['driver', 'viommu', 'cmdqv'];
 const TEST_LIBRARIES = ['vitest', 'fast-check'];
@@ -110,14 +112,20 @@ function ruleProblem(from, to) {
   const [toLayer, ...toPath] = to.split('/');
   if (fromLayer === 'iommufd') return iommufdProblem(fromPath, toLayer, toPath);
   if (fromLayer !== 'iommu') return null;
-  const vendor = fromPath.length > 1 ? fromPath[0] : null;
-  if (toLayer === 'iommu' && toPath.length > 1 && toPath[0] !== vendor) {
-    const who = vendor === null ? `iommu/${fromPath[0]}` : `iommu/${vendor}`;
-    return `${who} may not import iommu/${toPath[0]}; what vendors share stands in iommu itself`;
+  const vendor = vendorOf(fromPath);
+  const other = toLayer === 'iommu' ? vendorOf(toPath) : null;
+  if (other !== null && other !== vendor) {
+    const shared = Object.values(SHARED).flat().join(' and ');
+    return `iommu/${fromPath[0]} may not import iommu/${other}; what vendors share stands in iommu itself, in ${shared}`;
   }
-  if (vendor === null) return null;
-  if (fromPath[1] === 'spec') return specProblem(toLayer, toPath);
-  return fromPath[1] === 'hardware' ? hardwareProblem(toLayer, toPath) : null;
+  if (vendor !== null && fromPath[1] === 'spec') return specProblem(toLayer, toPath);
+  const hardware = vendor === null ? SHARED.hardware.includes(fromPath[0]) : fromPath[1] === 'hardware';
+  return hardware ? hardwareProblem(toLayer, toPath) : null;
+}
+
+/** The vendor's folder that a path below iommu leads into, or null. */
+function vendorOf(path) {
+  return path.length > 1 && !Object.values(SHARED).flat().includes(path[0]) ? path[0] : null;
 }
 
 function iommufdProblem(fromPath, toLayer, toPath) {
@@ -141,7 +149,9 @@ function hardwareProblem(toLayer, toPath) {
   if (toLayer === 'abi') return `hardware may not import ${path}; silicon knows no ioctl and no errno`;
   if (toLayer !== 'iommu') return null;
   const driverSide =
-    toPath.length === 1 ? DRIVER_INTERFACE.includes(toPath[0]) : DRIVER_PARTS.includes(partOf(toPath));
+    toPath.length === 1
+      ? DRIVER_INTERFACE.includes(toPath[0])
+      : SHARED.drivers.includes(toPath[0]) || DRIVER_PARTS.includes(partOf(toPath));
   if (!driverSide) return null;
   return `hardware may not import ${path}; it sees registers, memory and requests, and no driver`;
 }

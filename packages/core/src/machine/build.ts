@@ -3,7 +3,7 @@ import { assert } from '../base/assert.ts';
 import { fail, failed, type Result } from '../base/result.ts';
 import type { Kernel } from '../iommu/driver.ts';
 import { IommuGroup } from '../iommu/group.ts';
-import type { PciAts, PciPri } from '../iommu/pci-services.ts';
+import type { PciAts, PciPri } from '../iommu/drivers/pci-services.ts';
 import {
   pciDisableAts,
   pciDisablePri,

@@ -1,5 +1,5 @@
 import { Atc, type AtcInvalidation } from '../iommu/cache-atc.ts';
-import { AtsRequester } from '../iommu/ats-requester.ts';
+import { AtsRequester } from '../iommu/requests/ats-requester.ts';
 import type {
   DmaEndpoint,
   DmaPort,
@@ -9,7 +9,7 @@ import type {
   PageResponseMessage,
   TranslationCompletion,
   TranslationRequest,
-} from '../iommu/dma-port.ts';
+} from '../iommu/requests/dma-port.ts';
 import type { Pri } from './pri.ts';
 
 /** What the configuration of a function says about its requests. */

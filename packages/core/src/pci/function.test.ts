@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { PRG_RESPONSE_CODE } from '../iommu/dma-port.ts';
+import { PRG_RESPONSE_CODE } from '../iommu/requests/dma-port.ts';
 import { registers32 } from './bar.ts';
 import { eventText } from '../trace/text.ts';
 import { Trace } from '../trace/trace.ts';

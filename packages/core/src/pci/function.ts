@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
 import { big, U64_MAX } from '../base/u64.ts';
-import type { DmaResult, MemoryRequest, PageResponseMessage } from '../iommu/dma-port.ts';
+import type { DmaResult, MemoryRequest, PageResponseMessage } from '../iommu/requests/dma-port.ts';
 import type { Doorbell } from '../memory/doorbells.ts';
 import type { Trace } from '../trace/trace.ts';
 import type { Bar, BarAccessSize, BarHandler } from './bar.ts';

@@ -1,4 +1,4 @@
-import type { DmaResult } from '../iommu/dma-port.ts';
+import type { DmaResult } from '../iommu/requests/dma-port.ts';
 import type { MmioWindow } from '../memory/physical-space.ts';
 
 /** Where in its page the interrupt controller takes messages: GITS_TRANSLATER (IHI 0069H §12.19.12). */

@@ -1,4 +1,8 @@
-import { PRG_RESPONSE_CODE, type PageRequestMessage, type PageResponseMessage } from '../iommu/dma-port.ts';
+import {
+  PRG_RESPONSE_CODE,
+  type PageRequestMessage,
+  type PageResponseMessage,
+} from '../iommu/requests/dma-port.ts';
 import type { ConfigSpace } from './config-space.ts';
 import {
   PCI_EXT_CAP_ID_PRI,

@@ -1,10 +1,10 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EIO } from '../../abi/errno.ts';
-import { AtsRequester } from '../ats-requester.ts';
+import { AtsRequester } from '../requests/ats-requester.ts';
 import { Atc, type AtcInvalidation } from '../cache-atc.ts';
 import type { Doorbell } from '../../memory/doorbells.ts';
 import type { Kernel } from '../driver.ts';
-import type { DmaEndpoint, PageResponseMessage } from '../dma-port.ts';
+import type { DmaEndpoint, PageResponseMessage } from '../requests/dma-port.ts';
 import type { AmdIommuDriver } from './driver/driver.ts';
 import { AmdIommuDevice, type AmdDeviceOptions, type AmdPciFunction } from './driver/device.ts';
 import type { Ivhd, IvhdOptions } from './driver/ivhd.ts';

@@ -1,4 +1,4 @@
-import { HardwarePort } from '../hardware-port.ts';
+import { HardwarePort } from '../requests/hardware-port.ts';
 import type { Ivhd } from './driver/ivhd.ts';
 import type { AmdIommu } from './hardware/amd-iommu.ts';
 import type { Aborted } from './hardware/transaction.ts';

@@ -1,7 +1,7 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import { EAGAIN, EIO } from '../../abi/errno.ts';
-import { AtsRequester } from '../ats-requester.ts';
+import { AtsRequester } from '../requests/ats-requester.ts';
 import { Atc, type AtcInvalidation } from '../cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
 import { ArmSmmuMaster, type MasterOptions, type SmmuAts, type PciFunction } from './driver/master.ts';

@@ -1,5 +1,5 @@
-import type { DmaAbort } from '../dma-port.ts';
-import { HardwarePort } from '../hardware-port.ts';
+import type { DmaAbort } from '../requests/dma-port.ts';
+import { HardwarePort } from '../requests/hardware-port.ts';
 import type { ArmSmmu } from './driver/smmu.ts';
 import type { SmmuV3 } from './hardware/smmu.ts';
 import type { Stalled, Terminated } from './hardware/transaction.ts';

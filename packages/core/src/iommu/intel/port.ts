@@ -1,4 +1,4 @@
-import { HardwarePort } from '../hardware-port.ts';
+import { HardwarePort } from '../requests/hardware-port.ts';
 import type { DmarUnit } from './driver/dmar-unit.ts';
 import type { IntelIommu } from './hardware/intel-iommu.ts';
 import type { Blocked } from './hardware/transaction.ts';

@@ -1,7 +1,12 @@
-import { AtsRequester } from '../ats-requester.ts';
+import { AtsRequester } from '../requests/ats-requester.ts';
 import { Atc, type AtcInvalidation } from '../cache-atc.ts';
-import type { MemoryRequest, TranslationRequest } from '../dma-port.ts';
-import { type HardwareWay, type MemoryPacket, memoryPacket, translationPacket } from '../hardware-port.ts';
+import type { MemoryRequest, TranslationRequest } from '../requests/dma-port.ts';
+import {
+  type HardwareWay,
+  type MemoryPacket,
+  memoryPacket,
+  translationPacket,
+} from '../requests/hardware-port.ts';
 
 /** What an IOMMU's hardware does with one function's requests. */
 export interface TranslationAgent<Outcome> extends Pick<HardwareWay<never>, 'requestTranslation'> {

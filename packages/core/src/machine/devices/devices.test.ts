@@ -19,7 +19,7 @@ import {
   iommu_hwpt_pgfault,
   iommu_ioas_map,
 } from '../../abi/iommufd.ts';
-import { PRG_RESPONSE_CODE } from '../../iommu/dma-port.ts';
+import { PRG_RESPONSE_CODE } from '../../iommu/requests/dma-port.ts';
 import {
   VFIO_DEVICE_ATTACH_PASID,
   VFIO_DEVICE_BIND_IOMMUFD,

@@ -1,11 +1,11 @@
 import type { Result } from '../../base/result.ts';
-import type { DmaPort } from '../../iommu/dma-port.ts';
+import type { DmaPort } from '../../iommu/requests/dma-port.ts';
 import type { Device, Kernel } from '../../iommu/driver.ts';
 import type { CmdqvSizes } from '../../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import type { IommuGroup } from '../../iommu/group.ts';
 import type { TrialUapi } from '../../iommufd/trial-uapi.ts';
 import type { MessageDoorbell } from '../../pci/message-doorbell.ts';
-import type { PciAts, PciPri } from '../../iommu/pci-services.ts';
+import type { PciAts, PciPri } from '../../iommu/drivers/pci-services.ts';
 
 // What a machine is built from, whoever made its IOMMUs. One file beside this for each kind of IOMMU.
 

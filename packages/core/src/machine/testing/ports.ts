@@ -1,5 +1,5 @@
 import { failed } from '../../base/result.ts';
-import type { DmaPort } from '../../iommu/dma-port.ts';
+import type { DmaPort } from '../../iommu/requests/dma-port.ts';
 import type { Vendor } from '../iommus/vendor.ts';
 
 /** As `vendor`, and `ports` has where devices' requests go, in the order of the devices: for what no device model sends. */

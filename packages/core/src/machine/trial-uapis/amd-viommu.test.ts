@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import * as amd from '../../abi/amd-viommu.ts';
 import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
 import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../../abi/iommufd.ts';
-import type { DmaPort, PageResponseMessage } from '../../iommu/dma-port.ts';
+import type { DmaPort, PageResponseMessage } from '../../iommu/requests/dma-port.ts';
 import { amdIommu } from '../iommus/amd-iommu.ts';
 import { Kernel } from '../kernel.ts';
 import { allocViommu, AmdVm, guestCommand, guestDte } from '../testing/amd-guest.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { PRG_RESPONSE_CODE } from '../../iommu/dma-port.ts';
+import { PRG_RESPONSE_CODE } from '../../iommu/requests/dma-port.ts';
 import { pciEnableAts, pciEnablePasid, pciEnablePri } from '../bus-driver.ts';
 import { FlatPort } from '../testing/flat-port.ts';
 import { TestSlot } from '../testing/host-bus.ts';

@@ -5,7 +5,7 @@ import {
   type DmaAbort,
   type DmaAddress,
   type PageResponseMessage,
-} from '../../iommu/dma-port.ts';
+} from '../../iommu/requests/dma-port.ts';
 import { registers32 } from '../bar.ts';
 import type { AccessOptions } from '../dma.ts';
 import type { Migratable } from '../migration.ts';

@@ -7,7 +7,7 @@ import type {
   PageRequestMessage,
   TranslationCompletion,
   TranslationRequest,
-} from '../../iommu/dma-port.ts';
+} from '../../iommu/requests/dma-port.ts';
 
 /** Memory without an IOMMU, from 0 on, which counts what reaches it and may refuse some of it. ATS gives every page its own address. */
 export class FlatPort implements DmaPort {

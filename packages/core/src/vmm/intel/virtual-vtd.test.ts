@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import { EINVAL } from '../../abi/errno.ts';
 import { FSTS, IQERCD, IQEI, OFFSET } from '../../iommu/intel/spec/registers.ts';
-import type { DmaPort, PageResponseMessage } from '../../iommu/dma-port.ts';
+import type { DmaPort, PageResponseMessage } from '../../iommu/requests/dma-port.ts';
 import { machineSchema } from '../../machine/machine-file/description.ts';
 import { intelIommu } from '../../machine/iommus/intel-iommu.ts';
 import { Kernel } from '../../machine/kernel.ts';

@@ -2,7 +2,7 @@ import { failed, type Result } from '../../../base/result.ts';
 import { IOMMU_NO_PASID, type Device } from '../../driver.ts';
 import type { IommuGroup } from '../../group.ts';
 import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../iopf.ts';
-import type { PciAts, PciPri } from '../../pci-services.ts';
+import type { PciAts, PciPri } from '../../drivers/pci-services.ts';
 import { ALL, invalidateDte, invalidateIotlb, invalidatePages, type PageRange } from './commands.ts';
 import type { ProtectionDomain } from './domain-base.ts';
 import type { AmdIommuDriver } from './driver.ts';

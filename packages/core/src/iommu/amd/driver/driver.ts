@@ -23,7 +23,7 @@ import type {
   ViommuCore,
   ViommuDriver,
 } from '../../driver.ts';
-import { IdAllocator } from '../../ids.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
 import type { IopfGroup } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
 import { EFR } from '../spec/features.ts';

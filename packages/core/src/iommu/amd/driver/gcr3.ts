@@ -1,7 +1,7 @@
 import { fail, type Result } from '../../../base/result.ts';
 import { EINVAL, ENOMEM, ENOSPC } from '../../../abi/errno.ts';
 import type { Kernel } from '../../driver.ts';
-import type { IdAllocator } from '../../ids.ts';
+import type { IdAllocator } from '../../drivers/ids.ts';
 import { GCR3_LEVEL_BITS } from '../spec/dte.ts';
 
 const VALID = 1;

@@ -1,8 +1,8 @@
 import { readField } from '../../../base/bit-fields.ts';
 import { failed, type Result } from '../../../base/result.ts';
-import { DeferredInterrupts } from '../../deferred-interrupts.ts';
+import { DeferredInterrupts } from '../../drivers/deferred-interrupts.ts';
 import type { Kernel, PhysicalIommu } from '../../driver.ts';
-import { Mmio, type RegisterBus } from '../../mmio.ts';
+import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
 import { CAP, CAP_HEADER } from '../spec/features.ts';
 import { OFFSET } from '../spec/registers.ts';
 import { enableIommu, disableIommu } from './bring-up.ts';

@@ -1,4 +1,4 @@
-import { pagesOf } from '../../table-memory.ts';
+import { pagesOf } from '../../drivers/table-memory.ts';
 import { OFFSET, RING_ENTRY_BYTES } from '../spec/registers.ts';
 import type { Ivhd } from './ivhd.ts';
 import { RECORDS_PER_INTERRUPT, RING_LOG2 } from './limits.ts';

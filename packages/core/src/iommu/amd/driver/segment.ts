@@ -1,6 +1,6 @@
 import { writeField } from '../../../base/bit-fields.ts';
 import type { Kernel } from '../../driver.ts';
-import { pagesOf } from '../../table-memory.ts';
+import { pagesOf } from '../../drivers/table-memory.ts';
 import { DTE, DTE_BYTES } from '../spec/dte.ts';
 import { DteWriter, emptyDte, type Dte } from './dte.ts';
 import type { Ivhd } from './ivhd.ts';

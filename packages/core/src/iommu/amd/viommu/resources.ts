@@ -1,4 +1,4 @@
-import { IdAllocator } from '../../ids.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
 import type { Ivhd } from '../driver/ivhd.ts';
 import { GUESTS_MAX, VFCTRL, VFCTRL_BYTES } from '../spec/viommu.ts';
 

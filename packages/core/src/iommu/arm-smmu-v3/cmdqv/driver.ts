@@ -11,11 +11,11 @@ import type { AddressSpace } from '../../../memory/process.ts';
 import type { PagingDomain, ViommuCore, ViommuDriver } from '../../driver.ts';
 import type { UserData } from '../../user-data.ts';
 import { SYNC_CS } from '../spec/commands.ts';
-import { Mmio, type RegisterBus } from '../../mmio.ts';
+import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
 import { CommandQueue } from '../driver/command-queue.ts';
 import { sync, type Command } from '../driver/commands.ts';
 import type { ArmSmmuDomain } from '../driver/domain.ts';
-import { IdAllocator } from '../../ids.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
 import type { SmmuImplementation } from '../driver/implementation.ts';
 import type { ArmSmmu } from '../driver/smmu.ts';
 import {

@@ -13,7 +13,7 @@ import { copyToUserData, copyUserData, type UserData } from '../../user-data.ts'
 import { CMD_BYTES } from '../spec/commands.ts';
 import { IDR1, OFFSET as SMMU_OFFSET } from '../spec/registers.ts';
 import type { ArmSmmuDomain } from '../driver/domain.ts';
-import { IdAllocator } from '../../ids.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
 import type { ArmSmmuMaster } from '../driver/master.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';
 import { vcmdqBase, type Tegra241Driver, type Vcmdq, type VintfState } from './driver.ts';

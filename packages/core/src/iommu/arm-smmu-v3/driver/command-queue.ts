@@ -5,10 +5,10 @@ import type { PhysicalSpace } from '../../../memory/physical-space.ts';
 import { CMD_BYTES, SYNC_CS } from '../spec/commands.ts';
 import { queueCount, queueMask, queueSlot } from '../spec/queues.ts';
 import { CERROR, CMDQ_CONS } from '../spec/registers.ts';
-import type { Mmio } from '../../mmio.ts';
+import type { Mmio } from '../../drivers/mmio.ts';
 import { sync as syncCommand, type Command } from './commands.ts';
 import { ETIMEDOUT } from '../../../abi/errno.ts';
-import { POLLS_MAX } from '../../mmio.ts';
+import { POLLS_MAX } from '../../drivers/mmio.ts';
 
 // A command queue in memory and how commands get into it: arm-smmu-v3.c __arm_smmu_cmdq_issue_cmdlist(). The kernel's
 // queue is shared by CPUs that insert at once; here one caller follows another, which leaves of the algorithm: room,

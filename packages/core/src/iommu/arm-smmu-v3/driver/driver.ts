@@ -36,7 +36,7 @@ import { armSmmuRfc202312 } from '../viommu/rfc-2023-12.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';
 import { resume, RESUME } from './commands.ts';
 import { ArmSmmuDomain } from './domain.ts';
-import { IdAllocator } from '../../ids.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
 import type { ArmSmmuMaster } from './master.ts';
 import { ArmPageTable } from './page-table.ts';
 import { ArmSmmu, type ArmSmmuOptions } from './smmu.ts';

@@ -18,7 +18,7 @@ import {
   TTENDIAN,
   TTF,
 } from '../spec/registers.ts';
-import type { Mmio } from '../../mmio.ts';
+import type { Mmio } from '../../drivers/mmio.ts';
 import { CMDQ_BATCH_ENTRIES, QUEUE_BYTES_LOG2_MAX, STRTAB_SPLIT } from './limits.ts';
 
 // What an SMMU can do and this driver uses: arm-smmu-v3.c arm_smmu_device_hw_probe() and arm_smmu_device_iidr_probe().

@@ -3,7 +3,7 @@ import { EOPNOTSUPP } from '../../../abi/errno.ts';
 import { IOMMU_NO_PASID, type Device, type ReservedRegion } from '../../driver.ts';
 import type { IommuGroup } from '../../group.ts';
 import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../iopf.ts';
-import type { PciAts } from '../../pci-services.ts';
+import type { PciAts } from '../../drivers/pci-services.ts';
 import { CD } from '../spec/cd.ts';
 import { EATS, STE, STE_CONFIG } from '../spec/ste.ts';
 import type { Vmaster } from './attach.ts';

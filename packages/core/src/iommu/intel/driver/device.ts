@@ -4,7 +4,7 @@ import { ENODEV, ENOMEM } from '../../../abi/errno.ts';
 import { IOMMU_NO_PASID, type Device, type ReservedRegion } from '../../driver.ts';
 import type { IommuGroup } from '../../group.ts';
 import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../iopf.ts';
-import type { PciAts, PciPri } from '../../pci-services.ts';
+import type { PciAts, PciPri } from '../../drivers/pci-services.ts';
 import { SM_CONTEXT_ENTRY } from '../spec/context.ts';
 import { CONTEXT_GRANULARITY } from '../spec/registers.ts';
 import { contextCache, iotlbDomain, type DeviceTlb } from './descriptors.ts';

@@ -1,10 +1,10 @@
 import { fail, failed, type Result } from '../../../base/result.ts';
 import { hex } from '../../../base/u64.ts';
 import { EEXIST, ENOMEM } from '../../../abi/errno.ts';
-import { DeferredInterrupts } from '../../deferred-interrupts.ts';
+import { DeferredInterrupts } from '../../drivers/deferred-interrupts.ts';
 import type { Kernel, PhysicalIommu } from '../../driver.ts';
-import { IdAllocator } from '../../ids.ts';
-import { Mmio, type RegisterBus } from '../../mmio.ts';
+import { IdAllocator } from '../../drivers/ids.ts';
+import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
 import { bringUp, shutDown } from './bring-up.ts';
 import type { Descriptor } from './descriptors.ts';
 import type { IntelDevice } from './device.ts';

@@ -2,7 +2,7 @@ import { readField, type Field } from '../../../base/bit-fields.ts';
 import { fail, type Result } from '../../../base/result.ts';
 import { hi32, lo32 } from '../../../base/u64.ts';
 import { ENXIO } from '../../../abi/errno.ts';
-import type { Mmio } from '../../mmio.ts';
+import type { Mmio } from '../../drivers/mmio.ts';
 import { CAP, ECAP, OFFSET } from '../spec/registers.ts';
 import { DEFAULT_ADDRESS_WIDTH } from './limits.ts';
 

@@ -4,7 +4,7 @@ import { fail, failed, type Result } from '../../../base/result.ts';
 import { hex, hi32, lo32, PAGE_SIZE } from '../../../base/u64.ts';
 import { EAGAIN, EINVAL, ETIMEDOUT } from '../../../abi/errno.ts';
 import type { PhysicalSpace } from '../../../memory/physical-space.ts';
-import { POLLS_MAX, type Mmio } from '../../mmio.ts';
+import { POLLS_MAX, type Mmio } from '../../drivers/mmio.ts';
 import { FSTS, IQERCD, OFFSET } from '../spec/registers.ts';
 import { wait, WAIT, type Descriptor } from './descriptors.ts';
 import { QI_LENGTH, QI_RESTARTS_MAX } from './limits.ts';

@@ -17,8 +17,8 @@ import {
   type IommuDomain,
   type PagingDomain,
 } from '../../driver.ts';
-import { iovaToPhys, mapRange, readAndClearDirty, unmapRange } from '../../table-domain.ts';
-import { kernelTableMemory } from '../../table-memory.ts';
+import { iovaToPhys, mapRange, readAndClearDirty, unmapRange } from '../../drivers/table-domain.ts';
+import { kernelTableMemory } from '../../drivers/table-memory.ts';
 import { FSPM, PASID_ENTRY, PGTT } from '../spec/pasid.ts';
 import { blockTranslation, iopfReplace, noteAttached } from './attach.ts';
 import type { IntelDevice } from './device.ts';

@@ -9,9 +9,9 @@ import {
 } from '../../../abi/iommufd.ts';
 import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../../abi/iommufd-data.ts';
 import { SimulatedMemory } from '../../../memory/simulated-process.ts';
-import { AtsRequester } from '../../ats-requester.ts';
+import { AtsRequester } from '../../requests/ats-requester.ts';
 import { Atc } from '../../cache-atc.ts';
-import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../../dma-port.ts';
+import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../../requests/dma-port.ts';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../../driver.ts';
 import { IommuGroup } from '../../group.ts';
 import type { IntelDevice, IntelFunctionOptions } from '../driver/device.ts';

@@ -1,6 +1,6 @@
-import { PAGE_SIZE } from '../base/u64.ts';
-import type { TableMemory } from '../pagetable/generic/table.ts';
-import type { Kernel } from './driver.ts';
+import { PAGE_SIZE } from '../../base/u64.ts';
+import type { TableMemory } from '../../pagetable/generic/table.ts';
+import type { Kernel } from '../driver.ts';
 
 /** Tables in the machine's RAM: drivers/iommu/iommu-pages.c. */
 export function kernelTableMemory(kernel: Kernel): TableMemory {

@@ -1,6 +1,6 @@
-import { fail, type Result } from '../base/result.ts';
-import { hex, lo32 } from '../base/u64.ts';
-import { ETIMEDOUT } from '../abi/errno.ts';
+import { fail, type Result } from '../../base/result.ts';
+import { hex, lo32 } from '../../base/u64.ts';
+import { ETIMEDOUT } from '../../abi/errno.ts';
 
 // How drivers reach registers: readl(), writel(), readq() and writeq(), and the loops around them.
 

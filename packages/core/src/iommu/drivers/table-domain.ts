@@ -1,8 +1,8 @@
-import { fail, type Result } from '../base/result.ts';
-import { big, hex, pageAddress, pageNumber, pageOffset, PAGE_SIZE } from '../base/u64.ts';
-import { EINVAL, ENXIO, EOVERFLOW } from '../abi/errno.ts';
-import type { GenericTable } from '../pagetable/generic/table.ts';
-import type { DirtyRecorder } from './driver.ts';
+import { fail, type Result } from '../../base/result.ts';
+import { big, hex, pageAddress, pageNumber, pageOffset, PAGE_SIZE } from '../../base/u64.ts';
+import { EINVAL, ENXIO, EOVERFLOW } from '../../abi/errno.ts';
+import type { GenericTable } from '../../pagetable/generic/table.ts';
+import type { DirtyRecorder } from '../driver.ts';
 
 // A domain's addresses and a table's pages: drivers/iommu/iommu.c iommu_map_nosync() and __iommu_unmap() of domains with
 // generic tables, and what drivers/iommu/generic_pt/iommu_pt.h checks before it walks.

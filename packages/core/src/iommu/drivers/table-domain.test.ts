@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { failed, type Result } from '../base/result.ts';
-import { EADDRINUSE, EINVAL, ENXIO, EOVERFLOW, ERANGE } from '../abi/errno.ts';
-import { Kernel } from '../machine/kernel.ts';
-import { GenericTable } from '../pagetable/generic/table.ts';
-import { SecondStageFormat } from '../pagetable/generic/vtd-second-stage.ts';
-import { IOMMU_READ, IOMMU_WRITE } from './driver.ts';
+import { failed, type Result } from '../../base/result.ts';
+import { EADDRINUSE, EINVAL, ENXIO, EOVERFLOW, ERANGE } from '../../abi/errno.ts';
+import { Kernel } from '../../machine/kernel.ts';
+import { GenericTable } from '../../pagetable/generic/table.ts';
+import { SecondStageFormat } from '../../pagetable/generic/vtd-second-stage.ts';
+import { IOMMU_READ, IOMMU_WRITE } from '../driver.ts';
 import { iovaToPhys, mapRange, readAndClearDirty, unmapRange } from './table-domain.ts';
 import { kernelTableMemory } from './table-memory.ts';
 

@@ -1,4 +1,4 @@
-import { LowestFree } from '../base/lowest-free.ts';
+import { LowestFree } from '../../base/lowest-free.ts';
 
 /** Numbers from `first` to `last`, the lowest free one each time: Linux's ida_alloc_range() and xa_alloc(). */
 export class IdAllocator {

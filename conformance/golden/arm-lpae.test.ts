@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { EEXIST, EINVAL, ENOMEM, ERANGE } from '@viommu/core/abi/errno';
 import { failed, type Result } from '@viommu/core/base/result';
-import { ArmPageTable } from '@viommu/core/iommu/arm-smmu-v3/driver/page-table';
+import { ArmPageTable } from '@viommu/core/iommu/arm-smmu-v3/driver/domains/page-table';
 import { Kernel } from '@viommu/core/machine/kernel';
 
 // Our tables against those that Linux's io-pgtable-arm.c built for the same requests: every answer, every TLB callback

@@ -2,8 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import { EINVAL, ETIMEDOUT } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import { deviceTlb, iotlbDomain, pasidIotlbAll, type Descriptor } from './driver/descriptors.ts';
-import { alignedBlock } from './driver/cache-tags.ts';
+import { deviceTlb, iotlbDomain, pasidIotlbAll, type Descriptor } from './driver/queues/descriptors.ts';
+import { alignedBlock } from './driver/domains/cache-tags.ts';
 import { Rig } from './testing/rig.ts';
 
 function setUp(descriptorsPerStep = 1024): Rig {

@@ -10,7 +10,7 @@ import {
 import { IOMMU_VTD_S1_EAFE, IOMMU_VTD_S1_SRE, IOMMU_VTD_S1_WPE } from '../../abi/iommufd-data.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { IOMMU_READ } from '../driver.ts';
-import type { IntelPagingDomain } from './driver/paging-domain.ts';
+import type { IntelPagingDomain } from './driver/domains/paging-domain.ts';
 import { PASID_ENTRY } from './spec/pasid.ts';
 import { readField, readField64 } from '../../base/bit-fields.ts';
 import { GuestTables } from './testing/guest-tables.ts';

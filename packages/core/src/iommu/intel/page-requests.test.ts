@@ -3,7 +3,7 @@ import { ENODEV } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { PRG_RESPONSE_CODE } from '../requests/dma-port.ts';
 import { IOMMU_PAGE_RESP_SUCCESS, type IopfGroup } from '../iopf.ts';
-import { PRQ_DEPTH } from './driver/page-requests.ts';
+import { PRQ_DEPTH } from './driver/queues/page-requests.ts';
 import { PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
 
 const IOVA = 0x4000_0000n;

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { IOMMU_HWPT_ALLOC_DIRTY_TRACKING } from '../../abi/iommufd.ts';
 import { Kernel } from '../../machine/kernel.ts';
-import type { Descriptor } from './driver/descriptors.ts';
-import type { IntelNestedDomain } from './driver/nested-domain.ts';
-import type { IntelPagingDomain } from './driver/paging-domain.ts';
+import type { Descriptor } from './driver/queues/descriptors.ts';
+import type { IntelNestedDomain } from './driver/domains/nested-domain.ts';
+import type { IntelPagingDomain } from './driver/domains/paging-domain.ts';
 import { GuestTables } from './testing/guest-tables.ts';
 import { DESC } from './spec/invalidation.ts';
 import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';

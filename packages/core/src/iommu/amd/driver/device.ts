@@ -3,11 +3,11 @@ import { IOMMU_NO_PASID, type Device } from '../../driver.ts';
 import type { IommuGroup } from '../../group.ts';
 import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../iopf.ts';
 import type { PciAts, PciPri } from '../../drivers/pci-services.ts';
-import { ALL, invalidateDte, invalidateIotlb, invalidatePages, type PageRange } from './commands.ts';
-import type { ProtectionDomain } from './domain-base.ts';
+import { ALL, invalidateDte, invalidateIotlb, invalidatePages, type PageRange } from './queues/commands.ts';
+import type { ProtectionDomain } from './domains/domain-base.ts';
 import type { AmdIommuDriver } from './driver.ts';
-import { makeClearDte, setDteGcr3, setDtePassthrough, type Dte } from './dte.ts';
-import { Gcr3Table } from './gcr3.ts';
+import { makeClearDte, setDteGcr3, setDtePassthrough, type Dte } from './configuration/dte.ts';
+import { Gcr3Table } from './configuration/gcr3.ts';
 import type { Ivhd } from './ivhd.ts';
 import { PRI_OUTSTANDING } from './limits.ts';
 

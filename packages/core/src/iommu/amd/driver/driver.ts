@@ -30,14 +30,14 @@ import { EFR } from '../spec/features.ts';
 import { HwViommu } from '../viommu/hw-viommu.ts';
 import { amdRfc202312 } from '../viommu/rfc-2023-12.ts';
 import { AmdViommu } from '../viommu/viommu.ts';
-import { AmdPagingDomain } from './domain.ts';
+import { AmdPagingDomain } from './domains/domain.ts';
 import type { AmdIommuDevice } from './device.ts';
 import { featuresOf, type AmdFeatures, type AmdPlatform } from './features.ts';
 import { Ivhd, type IvhdOptions } from './ivhd.ts';
 import { DOMAIN_IDS } from './limits.ts';
-import { AmdBlockedDomain, AmdIdentityDomain } from './passive-domains.ts';
-import { answerPageRequest } from './ppr.ts';
-import { PciSegment, type SegmentOptions } from './segment.ts';
+import { AmdBlockedDomain, AmdIdentityDomain } from './domains/passive-domains.ts';
+import { answerPageRequest } from './queues/ppr.ts';
+import { PciSegment, type SegmentOptions } from './configuration/segment.ts';
 
 // drivers/iommu/amd/iommu.c struct iommu_ops amd_iommu_ops, and what init.c keeps of all IOMMUs together.
 

@@ -6,17 +6,23 @@ import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
 import { CAP, CAP_HEADER } from '../spec/features.ts';
 import { OFFSET } from '../spec/registers.ts';
 import { enableIommu, disableIommu } from './bring-up.ts';
-import { CommandBuffer } from './command-buffer.ts';
-import { ALL, invalidateAll, invalidateDte, invalidateInterruptTable, invalidatePages } from './commands.ts';
-import type { Command } from './commands.ts';
+import { CommandBuffer } from './queues/command-buffer.ts';
+import {
+  ALL,
+  invalidateAll,
+  invalidateDte,
+  invalidateInterruptTable,
+  invalidatePages,
+} from './queues/commands.ts';
+import type { Command } from './queues/commands.ts';
 import type { AmdIommuDevice } from './device.ts';
 import type { AmdIommuDriver } from './driver.ts';
-import { serveEventLog } from './events.ts';
+import { serveEventLog } from './queues/events.ts';
 import type { AmdPlatform } from './features.ts';
-import { LogRing } from './log-ring.ts';
-import { servePprLog } from './ppr.ts';
+import { LogRing } from './queues/log-ring.ts';
+import { servePprLog } from './queues/ppr.ts';
 import { ViommuResources, type ViommuBars } from '../viommu/resources.ts';
-import type { PciSegment, SegmentOptions } from './segment.ts';
+import type { PciSegment, SegmentOptions } from './configuration/segment.ts';
 
 // One AMD IOMMU: struct amd_iommu, which sysfs calls ivhdN.
 

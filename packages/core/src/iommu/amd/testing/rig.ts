@@ -5,9 +5,9 @@ import { SimulatedMemory } from '../../../memory/simulated-process.ts';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel } from '../../driver.ts';
 import { IommuGroup } from '../../group.ts';
 import { AmdIommuDriver, type AmdDriverOptions } from '../driver/driver.ts';
-import type { AmdPagingDomain } from '../driver/domain.ts';
-import { readDte } from '../driver/dte.ts';
-import type { SegmentOptions } from '../driver/segment.ts';
+import type { AmdPagingDomain } from '../driver/domains/domain.ts';
+import { readDte } from '../driver/configuration/dte.ts';
+import type { SegmentOptions } from '../driver/configuration/segment.ts';
 import { amdIommuConfig, type ConfigOverrides } from '../hardware/config.ts';
 import { AmdFunction, AmdUnit, type FunctionOptions } from '../platform.ts';
 

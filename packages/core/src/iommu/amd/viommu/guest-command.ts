@@ -4,7 +4,7 @@ import { hex, u64 } from '../../../base/u64.ts';
 import { EIO } from '../../../abi/errno.ts';
 import type { UserDataArray } from '../../user-data.ts';
 import type { AmdIommuDevice } from '../driver/device.ts';
-import type { Command } from '../driver/commands.ts';
+import type { Command } from '../driver/queues/commands.ts';
 import type { Ivhd } from '../driver/ivhd.ts';
 import { CMD, CMD_BYTES, CMD_INVALIDATE_IOTLB, CMD_INVALIDATE_PAGES, CMD_WORDS } from '../spec/commands.ts';
 

@@ -13,9 +13,9 @@ import {
 import type { AddressSpace } from '../../../memory/process.ts';
 import type { HwQueueCore, IommuDomain, VdeviceCore, ViommuCore } from '../../driver.ts';
 import { copyToUserData, copyUserData, type UserData } from '../../user-data.ts';
-import type { AmdPagingDomain } from '../driver/domain.ts';
+import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { AmdIommuDevice } from '../driver/device.ts';
-import { makeClearDte } from '../driver/dte.ts';
+import { makeClearDte } from '../driver/configuration/dte.ts';
 import { RING_LOG2_MIN } from '../spec/registers.ts';
 import {
   GUEST_COMMAND_CONTROL,

@@ -8,11 +8,11 @@ import type { AddressSpace } from '../../../memory/process.ts';
 import type { Device, IommuDomain, IommuDriver, ViommuCore } from '../../driver.ts';
 import type { IopfGroup } from '../../iopf.ts';
 import { copyUserData, type UserData } from '../../user-data.ts';
-import { attachNested } from '../driver/attach.ts';
+import { attachNested } from '../driver/domains/attach.ts';
 import type { AmdIommuDevice, GuestDte } from '../driver/device.ts';
-import { emptyDte, type Dte } from '../driver/dte.ts';
+import { emptyDte, type Dte } from '../driver/configuration/dte.ts';
 import { DTE, GLX_RESERVED, GUEST_PAGING } from '../spec/dte.ts';
-import type { AmdPagingDomain } from '../driver/domain.ts';
+import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { Ivhd } from '../driver/ivhd.ts';
 import type { GuestDomain } from './hw-viommu.ts';
 

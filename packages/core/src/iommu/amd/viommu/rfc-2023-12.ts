@@ -10,7 +10,7 @@ import type { AddressSpace } from '../../../memory/process.ts';
 import type { Device, IommuDomain, PagingDomain, Rfc202312Ops, ViommuCore } from '../../driver.ts';
 import { copyFullUserArray, type UserData, type UserDataArray } from '../../user-data.ts';
 import type { AmdIommuDevice } from '../driver/device.ts';
-import { AmdPagingDomain } from '../driver/domain.ts';
+import { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { Ivhd } from '../driver/ivhd.ts';
 import { CMD_BYTES } from '../spec/commands.ts';
 import { sendGuestCommands } from './guest-command.ts';

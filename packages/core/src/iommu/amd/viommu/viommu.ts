@@ -1,5 +1,5 @@
 import type { ViommuCore, ViommuDriver } from '../../driver.ts';
-import type { AmdPagingDomain } from '../driver/domain.ts';
+import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { Ivhd } from '../driver/ivhd.ts';
 
 /**

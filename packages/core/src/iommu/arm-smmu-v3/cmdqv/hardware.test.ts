@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { encode } from '../../../base/bit-fields.ts';
 import { PhysicalSpace } from '../../../memory/physical-space.ts';
-import { commandOf } from '../driver/commands.ts';
+import { commandOf } from '../driver/queues/commands.ts';
 import { CMD } from '../spec/commands.ts';
 import { CERROR } from '../spec/registers.ts';
 import { Tegra241Cmdqv } from './hardware.ts';

@@ -12,7 +12,7 @@ import type { HwQueueCore, VdeviceCore, ViommuCore } from '../../driver.ts';
 import { copyToUserData, copyUserData, type UserData } from '../../user-data.ts';
 import { CMD_BYTES } from '../spec/commands.ts';
 import { IDR1, OFFSET as SMMU_OFFSET } from '../spec/registers.ts';
-import type { ArmSmmuDomain } from '../driver/domain.ts';
+import type { ArmSmmuDomain } from '../driver/domains/domain.ts';
 import { IdAllocator } from '../../drivers/ids.ts';
 import type { ArmSmmuMaster } from '../driver/master.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';

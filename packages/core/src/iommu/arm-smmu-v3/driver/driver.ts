@@ -34,13 +34,13 @@ import type { UserData } from '../../user-data.ts';
 import { OFFSET } from '../spec/registers.ts';
 import { armSmmuRfc202312 } from '../viommu/rfc-2023-12.ts';
 import { ArmVsmmu } from '../viommu/vsmmu.ts';
-import { resume, RESUME } from './commands.ts';
-import { ArmSmmuDomain } from './domain.ts';
+import { resume, RESUME } from './queues/commands.ts';
+import { ArmSmmuDomain } from './domains/domain.ts';
 import { IdAllocator } from '../../drivers/ids.ts';
 import type { ArmSmmuMaster } from './master.ts';
-import { ArmPageTable } from './page-table.ts';
+import { ArmPageTable } from './domains/page-table.ts';
 import { ArmSmmu, type ArmSmmuOptions } from './smmu.ts';
-import { ArmSmmuBlockedDomain, ArmSmmuIdentityDomain } from './ste-domains.ts';
+import { ArmSmmuBlockedDomain, ArmSmmuIdentityDomain } from './domains/ste-domains.ts';
 
 // drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c struct iommu_ops arm_smmu_ops.
 

@@ -2,8 +2,8 @@ import type { Result } from '../../../base/result.ts';
 import type { PagingDomain, ViommuCore, ViommuDriver } from '../../driver.ts';
 import type { AddressSpace } from '../../../memory/process.ts';
 import type { UserData } from '../../user-data.ts';
-import type { CommandQueue } from './command-queue.ts';
-import type { Command } from './commands.ts';
+import type { CommandQueue } from './queues/command-queue.ts';
+import type { Command } from './queues/commands.ts';
 
 /** What an implementation has beyond the architecture: struct arm_smmu_impl_ops. */
 export interface SmmuImplementation {

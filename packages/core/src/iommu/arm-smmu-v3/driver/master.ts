@@ -6,15 +6,15 @@ import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../io
 import type { PciAts } from '../../drivers/pci-services.ts';
 import { CD } from '../spec/cd.ts';
 import { EATS, STE, STE_CONFIG } from '../spec/ste.ts';
-import type { Vmaster } from './attach.ts';
-import { cdUsed } from './cd.ts';
-import { atcInvAll, cfgiCd, cfgiSte, prefetchConfig } from './commands.ts';
+import type { Vmaster } from './domains/attach.ts';
+import { cdUsed } from './configuration/cd.ts';
+import { atcInvAll, cfgiCd, cfgiSte, prefetchConfig } from './queues/commands.ts';
 import type { ArmSmmuDriver } from './driver.ts';
-import { emptyEntry, getField, writeEntry, type Entry } from './entry.ts';
+import { emptyEntry, getField, writeEntry, type Entry } from './configuration/entry.ts';
 import { CD_LINEAR_LOG2_MAX } from './limits.ts';
 import type { ArmSmmu } from './smmu.ts';
-import { makeCdTableSte, steConfig, steUpdateSafe, steUsed } from './ste.ts';
-import { CdTable, loadEntry, storeEntryQword } from './tables.ts';
+import { makeCdTableSte, steConfig, steUpdateSafe, steUsed } from './configuration/ste.ts';
+import { CdTable, loadEntry, storeEntryQword } from './configuration/tables.ts';
 
 // A device behind an SMMU: struct arm_smmu_master, and what the driver writes for it.
 

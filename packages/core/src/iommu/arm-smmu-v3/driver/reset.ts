@@ -14,8 +14,8 @@ import {
   STRTAB_BASE_CFG,
   STRTAB_FMT,
 } from '../spec/registers.ts';
-import { cfgiAll, makeCommand } from './commands.ts';
-import { genmask } from './entry.ts';
+import { cfgiAll, makeCommand } from './queues/commands.ts';
+import { genmask } from './configuration/entry.ts';
 import { STRTAB_SPLIT } from './limits.ts';
 import type { ArmSmmu } from './smmu.ts';
 

@@ -7,18 +7,18 @@ import { EVENT_BYTES } from '../spec/events.ts';
 import { PRIQ_BYTES } from '../spec/queues.ts';
 import { GERROR, OFFSET } from '../spec/registers.ts';
 import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
-import { CommandBatch, CommandQueue, type BatchTarget } from './command-queue.ts';
-import { opcodeOf, type Command } from './commands.ts';
+import { CommandBatch, CommandQueue, type BatchTarget } from './queues/command-queue.ts';
+import { opcodeOf, type Command } from './queues/commands.ts';
 import type { ArmSmmuDriver } from './driver.ts';
-import { OutputQueue, serveEventQueue, servePriQueue } from './events.ts';
+import { OutputQueue, serveEventQueue, servePriQueue } from './queues/events.ts';
 import { probeFeatures, type ArmSmmuFeatures, type Platform } from './features.ts';
 import { IdAllocator } from '../../drivers/ids.ts';
 import type { SmmuImplementation } from './implementation.ts';
-import type { InvalidationTarget } from './invalidation-list.ts';
+import type { InvalidationTarget } from './domains/invalidation-list.ts';
 import { CMDQ_BATCH_ENTRIES } from './limits.ts';
 import type { ArmSmmuMaster } from './master.ts';
 import { disableSmmu, resetSmmu } from './reset.ts';
-import { StreamTable } from './tables.ts';
+import { StreamTable } from './configuration/tables.ts';
 
 // One SMMU: struct arm_smmu_device.
 

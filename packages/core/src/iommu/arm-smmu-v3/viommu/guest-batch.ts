@@ -4,7 +4,7 @@ import { ENOMEM } from '../../../abi/errno.ts';
 import { iommu_viommu_arm_smmuv3_invalidate } from '../../../abi/iommufd-data.ts';
 import type { AddressSpace } from '../../../memory/process.ts';
 import { copyFullUserArray, type UserDataArray } from '../../user-data.ts';
-import { commandsFromBytes, type Command } from '../driver/commands.ts';
+import { commandsFromBytes, type Command } from '../driver/queues/commands.ts';
 import { CMDQ_BATCH_ENTRIES } from '../driver/limits.ts';
 import type { ArmSmmu } from '../driver/smmu.ts';
 import { convertGuestCommand, type GuestTarget } from './guest-command.ts';

@@ -3,7 +3,7 @@ import { hex, u64 } from '../../../base/u64.ts';
 import { EIO } from '../../../abi/errno.ts';
 import type { Field } from '../../../base/bit-fields.ts';
 import { ATC_INV_ALL, CMD, CMD_ATC_INV, CMD_CFGI, CMD_TLBI, TLBI_TG } from '../spec/commands.ts';
-import { opcodeOf, type Command } from '../driver/commands.ts';
+import { opcodeOf, type Command } from '../driver/queues/commands.ts';
 import type { ArmSmmuFeatures } from '../driver/features.ts';
 import type { ArmSmmu } from '../driver/smmu.ts';
 

@@ -7,12 +7,12 @@ import type { AddressSpace } from '../../../memory/process.ts';
 import { IOMMU_NO_PASID, type Device, type IommuDomain } from '../../driver.ts';
 import { copyUserData, type UserData } from '../../user-data.ts';
 import { EATS, STE, STE_CONFIG } from '../spec/ste.ts';
-import { attachCommit, attachPrepare, attachState, type Vmaster } from '../driver/attach.ts';
-import type { ArmSmmuDomain } from '../driver/domain.ts';
-import { asSmmuDomain, SmmuDomainBase } from '../driver/domain-base.ts';
-import { addMasks, emptyEntry, getField, setField, type Entry } from '../driver/entry.ts';
+import { attachCommit, attachPrepare, attachState, type Vmaster } from '../driver/domains/attach.ts';
+import type { ArmSmmuDomain } from '../driver/domains/domain.ts';
+import { asSmmuDomain, SmmuDomainBase } from '../driver/domains/domain-base.ts';
+import { addMasks, emptyEntry, getField, setField, type Entry } from '../driver/configuration/entry.ts';
 import type { ArmSmmuMaster } from '../driver/master.ts';
-import { makeAbortSte, S1CTXPTR_MASK, steConfig } from '../driver/ste.ts';
+import { makeAbortSte, S1CTXPTR_MASK, steConfig } from '../driver/configuration/ste.ts';
 import type { ArmVsmmu } from './vsmmu.ts';
 
 // A guest's STE over a nest parent: arm-smmu-v3-iommufd.c arm_vsmmu_alloc_domain_nested() and what attaches it.

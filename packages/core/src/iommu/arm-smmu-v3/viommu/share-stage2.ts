@@ -1,7 +1,7 @@
 import { fail, type Result } from '../../../base/result.ts';
 import { EINVAL, ENOMEM, ENOSPC } from '../../../abi/errno.ts';
 import type { PagingDomain, PhysicalIommu } from '../../driver.ts';
-import { ArmSmmuDomain } from '../driver/domain.ts';
+import { ArmSmmuDomain } from '../driver/domains/domain.ts';
 import type { ArmSmmu } from '../driver/smmu.ts';
 
 // One stage 2 for a VM whose devices are behind several SMMUs. In Linux 7.3 a domain is one SMMU's (arm-smmu-v3.c

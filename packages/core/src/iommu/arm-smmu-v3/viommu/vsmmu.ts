@@ -4,7 +4,7 @@ import { IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 } from '../../../abi/iommufd.ts
 import type { AddressSpace } from '../../../memory/process.ts';
 import type { IommuDomain, VdeviceCore, ViommuCore, ViommuDriver } from '../../driver.ts';
 import type { UserData, UserDataArray } from '../../user-data.ts';
-import type { ArmSmmuDomain } from '../driver/domain.ts';
+import type { ArmSmmuDomain } from '../driver/domains/domain.ts';
 import type { ArmSmmuMaster } from '../driver/master.ts';
 import type { ArmSmmu } from '../driver/smmu.ts';
 import { copyGuestCommands, sendGuestCommands } from './guest-batch.ts';

@@ -1,8 +1,8 @@
 import { failed, type Result } from '../../../base/result.ts';
 import { GCMD, GSTS, OFFSET, RTADDR, TTM } from '../spec/registers.ts';
-import { CONTEXT_GLOBAL, iotlbGlobal, PASID_CACHE_GLOBAL } from './descriptors.ts';
+import { CONTEXT_GLOBAL, iotlbGlobal, PASID_CACHE_GLOBAL } from './queues/descriptors.ts';
 import type { DmarUnit } from './dmar-unit.ts';
-import { serveFaults } from './faults.ts';
+import { serveFaults } from './queues/faults.ts';
 
 // From reset to translating: drivers/iommu/intel/iommu.c init_dmars(), and the end of intel_iommu_init(). Where Linux
 // brings up several units step by step, here each goes through all of it; so do devices, which Linux looks at before it

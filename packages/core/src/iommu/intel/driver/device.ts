@@ -7,12 +7,12 @@ import { iopfAddDevice, iopfRemoveDevice, type FaultQueueDevice } from '../../io
 import type { PciAts, PciPri } from '../../drivers/pci-services.ts';
 import { SM_CONTEXT_ENTRY } from '../spec/context.ts';
 import { CONTEXT_GRANULARITY } from '../spec/registers.ts';
-import { contextCache, iotlbDomain, type DeviceTlb } from './descriptors.ts';
+import { contextCache, iotlbDomain, type DeviceTlb } from './queues/descriptors.ts';
 import type { DmarUnit } from './dmar-unit.ts';
-import type { DmarDomain } from './domain-base.ts';
+import type { DmarDomain } from './domains/domain-base.ts';
 import type { IntelIommuDriver } from './driver.ts';
-import { PRQ_DEPTH } from './page-requests.ts';
-import { PasidTable } from './pasid-table.ts';
+import { PRQ_DEPTH } from './queues/page-requests.ts';
+import { PasidTable } from './configuration/pasid-table.ts';
 
 // A function behind a unit: struct device_domain_info, and how it comes and goes.
 

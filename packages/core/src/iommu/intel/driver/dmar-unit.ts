@@ -6,14 +6,14 @@ import type { Kernel, PhysicalIommu } from '../../driver.ts';
 import { IdAllocator } from '../../drivers/ids.ts';
 import { Mmio, type RegisterBus } from '../../drivers/mmio.ts';
 import { bringUp, shutDown } from './bring-up.ts';
-import type { Descriptor } from './descriptors.ts';
+import type { Descriptor } from './queues/descriptors.ts';
 import type { IntelDevice } from './device.ts';
 import type { IntelIommuDriver } from './driver.ts';
-import { serveFaults } from './faults.ts';
+import { serveFaults } from './queues/faults.ts';
 import { probeFeatures, type DmarFeatures } from './features.ts';
-import { InvalidationQueue } from './invalidation-queue.ts';
-import { PageRequestQueue } from './page-requests.ts';
-import { RootTable } from './root-table.ts';
+import { InvalidationQueue } from './queues/invalidation-queue.ts';
+import { PageRequestQueue } from './queues/page-requests.ts';
+import { RootTable } from './configuration/root-table.ts';
 
 // One remapping hardware unit: struct intel_iommu.
 

@@ -23,12 +23,12 @@ import type {
 import { IOMMU_FAULT_PAGE_REQUEST_PASID_VALID, type IopfGroup } from '../../iopf.ts';
 import type { UserData } from '../../user-data.ts';
 import { INTERRUPT_RANGE } from '../spec/faults.ts';
-import { pageGroupResponse } from './descriptors.ts';
+import { pageGroupResponse } from './queues/descriptors.ts';
 import type { IntelDevice } from './device.ts';
 import { DmarUnit, type DmarOptions } from './dmar-unit.ts';
-import { allocNestedDomain } from './nested-domain.ts';
-import { IntelPagingDomain, type PagingOptions } from './paging-domain.ts';
-import { IntelBlockedDomain, IntelIdentityDomain } from './static-domains.ts';
+import { allocNestedDomain } from './domains/nested-domain.ts';
+import { IntelPagingDomain, type PagingOptions } from './domains/paging-domain.ts';
+import { IntelBlockedDomain, IntelIdentityDomain } from './domains/static-domains.ts';
 
 // drivers/iommu/intel/iommu.c struct iommu_ops intel_iommu_ops.
 

@@ -16,8 +16,8 @@ import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } f
 import { IommuGroup } from '../../group.ts';
 import type { IntelDevice, IntelFunctionOptions } from '../driver/device.ts';
 import { IntelIommuDriver, type IntelIommuDriverOptions } from '../driver/driver.ts';
-import type { IntelNestedDomain } from '../driver/nested-domain.ts';
-import type { IntelPagingDomain } from '../driver/paging-domain.ts';
+import type { IntelNestedDomain } from '../driver/domains/nested-domain.ts';
+import type { IntelPagingDomain } from '../driver/domains/paging-domain.ts';
 import { intelConfig, type ConfigOverrides } from '../hardware/config.ts';
 import { IntelUnit } from '../platform.ts';
 import type { IntelPort } from '../port.ts';

@@ -3,7 +3,7 @@
  * of the guest's memory, and no request to the kernel is needed. The queue's registers are in a page that this program
  * maps.
  */
-#include "smmuv3-guest.h"
+#include "include/smmuv3-guest.h"
 
 #define QUEUE 0x20000UL
 #define QUEUE_BYTES 4096UL

@@ -1,5 +1,5 @@
 /* A device writes to memory through the IOMMU, as long as it may. */
-#include "example.h"
+#include "include/example.h"
 
 #define LENGTH 0x2000UL
 #define IOVA (MOCK_APERTURE_START + 0x10000)

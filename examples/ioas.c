@@ -1,5 +1,5 @@
 /* An I/O address space: what is mapped where, and what is refused. */
-#include "example.h"
+#include "include/example.h"
 
 #define LENGTH 0x10000UL
 

@@ -3,7 +3,7 @@
  * invalidations out of the guest's memory and puts the host's ids in the place of the guest's. The requests are those of
  * AMD's public tree, which no released Linux has.
  */
-#include "guest.h"
+#include "include/guest.h"
 #include "../packages/core/include/viommu/amd-viommu.h"
 
 /* The guest's tables (AMD 48882, 2.2.6): a GCR3 table of one level, and four levels as x86-64 has them. */

@@ -2,7 +2,7 @@
  * A guest's VT-d in front of a physical one: the same as nested.c, with a first-stage table of the guest over the
  * kernel's second stage. There is no viommu: the invalidation names the table, and the kernel adds the device.
  */
-#include "guest.h"
+#include "include/guest.h"
 
 /* Four levels of first-stage tables (D51397, 9.7), which are those of x86-64. */
 #define TOP_TABLE 0x10000UL

@@ -3,7 +3,7 @@
  * nested on the kernel's. Then a page table entry changes, the invalidation is forgotten, and the device still reaches
  * the old page, until the command is sent.
  */
-#include "smmuv3-guest.h"
+#include "include/smmuv3-guest.h"
 
 int main(void)
 {

@@ -4,8 +4,8 @@
  */
 #include <time.h>
 
-#include "example.h"
-#include "vfio.h"
+#include "include/example.h"
+#include "include/vfio.h"
 
 #define QUEUE_ENTRIES 64
 #define BLOCK 4096UL

@@ -4,7 +4,7 @@
  * Linux does not have.
  */
 #include "../packages/core/include/viommu/rfc-2023-12.h"
-#include "smmuv3-guest.h"
+#include "include/smmuv3-guest.h"
 
 #define ARRAY(commands) .data_uptr = (uintptr_t)(commands), .entry_len = 16, .entry_num = sizeof(commands) / 16
 

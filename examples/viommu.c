@@ -1,5 +1,5 @@
 /* A guest's device under the number that the guest knows: its invalidations go in, its events come out. */
-#include "example.h"
+#include "include/example.h"
 
 #define GUEST_DEVICE 0x99
 

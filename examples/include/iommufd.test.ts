@@ -4,9 +4,9 @@ import { expect, test } from 'vitest';
 import * as iommufd from '@viommu/core/abi/iommufd';
 import * as iommufdData from '@viommu/core/abi/iommufd-data';
 import * as iommufdTest from '@viommu/core/abi/iommufd-test';
-import { cStruct, describe, differences } from '../conformance/abi/describe.mjs';
-import { inventory } from '../conformance/abi/inventory.mjs';
-import { askHeaders } from '../conformance/abi/probe.mjs';
+import { cStruct, describe, differences } from '../../conformance/abi/describe.mjs';
+import { inventory } from '../../conformance/abi/inventory.mjs';
+import { askHeaders } from '../../conformance/abi/probe.mjs';
 
 const header = fileURLToPath(new URL('iommufd.h', import.meta.url));
 /** The header's own. */

@@ -125,18 +125,14 @@ static long number_after(const char *text, const char *key)
 	return at ? strtol(at + strlen(key), NULL, 10) : -1;
 }
 
-/* mnt_id and ino of an open file of /proc/PID/fdinfo. False where they are not told (ino: Linux 5.14). */
-static bool read_info(int info, long *mount, long *inode)
+/* Reads an open file of /proc/PID/fdinfo: how many bytes, and a NUL; 0 or less where the descriptor is closed. */
+static ssize_t read_info(int info, char text[INFO_BYTES])
 {
-	char text[192];
-	ssize_t got = pread(info, text, sizeof(text) - 1, 0);
+	ssize_t got = pread(info, text, INFO_BYTES - 1, 0);
 
-	if (got <= 0)
-		return false;
-	text[got] = 0;
-	*mount = number_after(text, "\nmnt_id:");
-	*inode = number_after(text, "\nino:");
-	return *mount >= 0 && *inode >= 0;
+	if (got > 0)
+		text[got] = 0;
+	return got;
 }
 
 /* The bottom of the stack that execve() made: field 28 of /proc/TID/stat. */
@@ -161,19 +157,20 @@ uint64_t task_stack(struct slot *slot)
 	return slot->stack;
 }
 
-/* The mount that one of our own descriptors is on, as /proc tells it. */
+/* The mount that one of our own descriptors is on, as /proc tells it. -1 where it does not tell (ino: Linux 5.14). */
 long task_mount_of(int fd)
 {
-	long mount = -1, inode;
-	char path[40];
+	char path[40], text[INFO_BYTES];
+	long mount = -1;
 	int info;
 
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	info = open(path, O_RDONLY | O_CLOEXEC);
-	if (info < 0 || !read_info(info, &mount, &inode))
-		mount = -1;
-	if (info >= 0)
-		close(info);
+	if (info < 0)
+		return -1;
+	if (read_info(info, text) > 0 && number_after(text, "\nino:") >= 0)
+		mount = number_after(text, "\nmnt_id:");
+	close(info);
 	return mount;
 }
 
@@ -183,16 +180,28 @@ static void view_clear(struct view *view)
 		close(view->info);
 	view->tid = 0;
 	view->info = -1;
+	view->length = 0;
 }
 
 static bool identify_by_view(struct supervisor *s, struct view *view, enum whose *whose, double *inode)
 {
-	long mount, number;
+	char text[INFO_BYTES];
+	ssize_t length = read_info(view->info, text);
 
-	if (!read_info(view->info, &mount, &number))
+	if (length <= 0)
 		return false;
-	*whose = mount == s->placeholder_mount ? WHOSE_PLACEHOLDER : mount == s->pipe_mount ? WHOSE_PIPE : WHOSE_FOREIGN;
-	*inode = (double)number;
+	if (length != view->length || memcmp(text, view->text, length)) {
+		long mount = number_after(text, "\nmnt_id:");
+
+		memcpy(view->text, text, length);
+		view->length = length;
+		view->whose = mount == s->placeholder_mount ? WHOSE_PLACEHOLDER
+			      : mount == s->pipe_mount	    ? WHOSE_PIPE
+							    : WHOSE_FOREIGN;
+		view->inode = (double)number_after(text, "\nino:");
+	}
+	*whose = view->whose;
+	*inode = view->inode;
 	return true;
 }
 

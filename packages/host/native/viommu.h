@@ -151,10 +151,16 @@ struct slot {
 
 /* /proc/TID/fdinfo/FD of descriptors that calls were made on lately. */
 #define VIEWS 64
+#define INFO_BYTES 192
 struct view {
 	uint32_t tid; /* 0: empty */
 	int fd;
 	int info;
+	/* What it said last, as it nearly always says the same, and what that means. */
+	char text[INFO_BYTES];
+	ssize_t length;
+	enum whose whose;
+	double inode;
 };
 
 #define PATTERNS_MAX 64

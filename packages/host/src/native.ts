@@ -164,12 +164,13 @@ const INDEX = {
   FD: 12,
   WHOSE: 13,
   INODE_DOUBLE: 7,
+  PREFETCH_VA: 24,
   PREFETCHED: 26,
   PATH_LENGTH: 27,
   EVENT_COUNT: 28,
   RECEIVED: 29,
 } as const;
-export const PREFETCH_BYTES = 512;
+const PREFETCH_BYTES = 512;
 export const SCRATCH_BYTES = 4096;
 const FEW_BYTES = 128;
 const RESPOND_VALUE = 1;
@@ -185,7 +186,7 @@ export class Mailbox {
   readonly #i32: Int32Array;
   readonly #u64: BigUint64Array;
   readonly #f64: Float64Array;
-  /** Client memory around the ioctl's argument: {@link prefetched} bytes from {@link prefetchVa} on. */
+  /** Client memory around the ioctl's argument: {@link prefetched} bytes. */
   readonly prefetch: Uint8Array;
   readonly out: Float64Array;
   readonly wide: BigUint64Array;
@@ -226,8 +227,13 @@ export class Mailbox {
   get inode(): number {
     return this.#f64[INDEX.INODE_DOUBLE]!;
   }
-  get prefetchVa(): bigint {
-    return this.#u64[OFFSET.A / 8 + 4]!;
+  /** Bits 63:32 of the address of {@link prefetch}. */
+  get prefetchHi(): number {
+    return this.#u32[INDEX.PREFETCH_VA + 1]!;
+  }
+  /** Bits 31:0. */
+  get prefetchLo(): number {
+    return this.#u32[INDEX.PREFETCH_VA]!;
   }
   get prefetched(): number {
     return this.#u32[INDEX.PREFETCHED]!;

@@ -70,7 +70,7 @@ export class Supervisor {
   readonly #box: Mailbox;
   readonly #machine: Machine;
   readonly #shared: SharedFiles;
-  readonly #current: CurrentCall = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
+  readonly #current: CurrentCall = { tid: 0, memory: null, prefetchHi: 0, prefetchLo: 0, prefetched: 0 };
   readonly #jobControl: JobControl | null;
   #hardwareBusy = false;
   #busyUntil = 0;
@@ -312,7 +312,8 @@ export class Supervisor {
     current.tid = box.tid;
     current.memory = task.process.memory;
     current.prefetched = box.prefetched;
-    if (current.prefetched > 0) current.prefetchVa = box.prefetchVa;
+    current.prefetchHi = box.prefetchHi;
+    current.prefetchLo = box.prefetchLo;
     return task;
   }
 

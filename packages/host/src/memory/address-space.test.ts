@@ -11,7 +11,7 @@ import { Harness } from '../testing/harness.ts';
 let harness: Harness;
 let memory: HostAddressSpace;
 let native: Native;
-const current: CurrentCall = { tid: 0, memory: null, prefetchVa: 0n, prefetched: 0 };
+const current: CurrentCall = { tid: 0, memory: null, prefetchHi: 0, prefetchLo: 0, prefetched: 0 };
 /** A mapping of this process's program: its bytes do not change. */
 let text: { start: bigint; bytes: Uint8Array };
 

@@ -1,8 +1,8 @@
 import { closeSync, openSync, readFileSync } from 'node:fs';
-import { exact } from '@viommu/core/base/u64';
+import { exact, hi32, lo32 } from '@viommu/core/base/u64';
 import type { AddressSpace, Vma } from '@viommu/core/memory/process';
 import { ESRCH } from '../errno.ts';
-import { PREFETCH_BYTES, SCRATCH_BYTES, type Mailbox, type Native } from '../native.ts';
+import { SCRATCH_BYTES, type Mailbox, type Native } from '../native.ts';
 import { findSmapsEntry, parseMaps, type MapsLine } from '../processes/proc-text.ts';
 import { readFileAt, writeFileAt } from './file-bytes.ts';
 import type { SharedFiles } from './shared-files.ts';
@@ -22,8 +22,9 @@ export interface CurrentCall {
   /** 0 between calls. */
   tid: number;
   memory: HostAddressSpace | null;
-  /** The address of the bytes that came with the notification, and how many are good. */
-  prefetchVa: bigint;
+  /** The address of the bytes that came with the notification, all in one page, and how many are good. */
+  prefetchHi: number;
+  prefetchLo: number;
   prefetched: number;
 }
 
@@ -89,7 +90,7 @@ export class HostAddressSpace implements AddressSpace {
   read(va: bigint, into: Uint8Array): boolean {
     const { native, box, current } = this.#host;
     if (current.memory !== this) return this.readPinned(va, into);
-    if (current.prefetched > 0 && va >= current.prefetchVa && this.#readPrefetched(va, into)) return true;
+    if (current.prefetched > 0 && this.#readPrefetched(va, into)) return true;
     if (into.length > SCRATCH_BYTES) return native.read(current.tid, va, into) !== 0;
     box.wide[0] = va;
     if (native.readScratch(current.tid, into.length) === 0) return false;
@@ -149,9 +150,8 @@ export class HostAddressSpace implements AddressSpace {
 
   #readPrefetched(va: bigint, into: Uint8Array): boolean {
     const { box, current } = this.#host;
-    const distance = va - current.prefetchVa;
-    if (distance >= PREFETCH_BYTES) return false;
-    const at = exact(distance);
+    const at = lo32(va) - current.prefetchLo;
+    if (at < 0 || hi32(va) !== current.prefetchHi) return false;
     if (at + into.length > current.prefetched) return false;
     // Few bytes: a view of them would cost more than to copy them one by one.
     for (let each = 0; each < into.length; each++) into[each] = box.prefetch[at + each]!;

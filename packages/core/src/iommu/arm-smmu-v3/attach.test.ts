@@ -14,6 +14,7 @@ import { ArmSmmuDriver } from './driver/driver.ts';
 import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
 import { SmmuFunction, SmmuUnit } from './platform.ts';
 import { ATS, PROT, readText, Rig } from './testing/rig.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 const read = readText;
 const STE = ['CFGI_STE', 'SYNC'];
@@ -151,10 +152,7 @@ describe('a change of a domain', () => {
     const device = rig.device(8, { pci: null });
     const domain = rig.domain(device);
     const pa = rig.ram('old', 512);
-    rig.kernel.physical.write(
-      pa + 0x3000,
-      Uint8Array.from('new', (c) => c.charCodeAt(0)),
-    );
+    rig.kernel.physical.write(pa + 0x3000, bytesOf('new'));
     domain.map(0x20_0000n, pa, 0x1000n, PROT);
     domain.attachDevice(device, null);
     expect(read(device, 0x20_0000n)).toBe('old');

@@ -11,7 +11,8 @@ import type { ArmSmmuDriverOptions } from './driver/driver.ts';
 import type { SmmuFunction } from './platform.ts';
 import { EVENT } from './spec/events.ts';
 import { MIB, TestMachine, VA, type TestMachineOptions } from './testing/machine.ts';
-import { bytesOf, textOf, type TestProgram } from './testing/program.ts';
+import type { TestProgram } from './testing/program.ts';
+import { bytesOf, textOf } from '../../base/testing/ascii.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 

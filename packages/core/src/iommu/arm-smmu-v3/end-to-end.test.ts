@@ -9,15 +9,9 @@ import { Kernel } from '../../machine/kernel.ts';
 import type { SmmuFunction } from './platform.ts';
 import { EVENT } from './spec/events.ts';
 import { IPA, MIB, TestMachine, TestVm, VA, type TestMachineOptions } from './testing/machine.ts';
-import {
-  guestCommand,
-  guestSte,
-  GuestTables,
-  STE_ABORT,
-  STE_BYPASS,
-  textOf,
-  writeGuestCd,
-} from './testing/program.ts';
+import { guestCommand, guestSte, STE_ABORT, STE_BYPASS, writeGuestCd } from './testing/guest.ts';
+import { GuestTables } from '../testing/guest.ts';
+import { textOf } from '../../base/testing/ascii.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 

@@ -6,7 +6,8 @@ import { bindDevice, unbindDevice } from '../../iommufd/device/device.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { failEverywhere } from '../testing/fail-nth.ts';
 import { IPA, TestMachine, TestVm, VA } from './testing/machine.ts';
-import { guestSte, GuestTables, STE_BYPASS, writeGuestCd } from './testing/program.ts';
+import { guestSte, STE_BYPASS, writeGuestCd } from './testing/guest.ts';
+import { GuestTables } from '../testing/guest.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 

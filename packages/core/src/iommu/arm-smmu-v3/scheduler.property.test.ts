@@ -8,17 +8,10 @@ import { Kernel } from '../../machine/kernel.ts';
 import { StaleLeaves } from '../testing/stale-leaves.ts';
 import type { SmmuFunction, SmmuUnit } from './platform.ts';
 import { IPA, MIB, TestMachine, VA, type Bound } from './testing/machine.ts';
-import {
-  guestCommand,
-  GuestMemory,
-  guestSte,
-  GuestTables,
-  STE_ABORT,
-  STE_BYPASS,
-  textOf,
-  type TestProgram,
-  writeGuestCd,
-} from './testing/program.ts';
+import { guestCommand, guestSte, STE_ABORT, STE_BYPASS, writeGuestCd } from './testing/guest.ts';
+import type { TestProgram } from './testing/program.ts';
+import { GuestMemory, GuestTables } from '../testing/guest.ts';
+import { bytesOf, textOf } from '../../base/testing/ascii.ts';
 
 // Two VMs, each with a device behind each of two SMMUs, do DMA, edit their tables, invalidate some of what they changed,
 // and attach and detach, in any order. Whatever a device reaches must be allowed by the tables as they are, or as they
@@ -103,10 +96,7 @@ class Vm {
     for (const [page, ipa] of this.pages.entries()) {
       if (page !== MOVING) this.memory.write(ipa, this.text(page));
     }
-    this.program.write(
-      VA + 16n * MIB,
-      Uint8Array.from(this.text(MOVING), (c) => c.charCodeAt(0)),
-    );
+    this.program.write(VA + 16n * MIB, bytesOf(this.text(MOVING)));
     for (const cd of [0, 1]) this.#writeCd(cd);
     for (let smmu = 0; smmu < SMMUS; smmu++) this.#addPort(smmu, 0x20 + index);
   }

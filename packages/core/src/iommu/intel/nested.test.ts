@@ -14,7 +14,8 @@ import type { IntelPagingDomain } from './driver/domains/paging-domain.ts';
 import { PASID_ENTRY } from './spec/pasid.ts';
 import { readField, readField64 } from '../../base/bit-fields.ts';
 import { GuestTables } from './testing/guest-tables.ts';
-import { bytesOf, PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
+import { PAGE, PROT, Rig, type RigFunction, type RigOptions } from './testing/rig.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 const GVA = 0x12_3456_7000n;
 /** Where the guest's memory is for the guest. */

@@ -6,7 +6,8 @@ import type { IntelNestedDomain } from './driver/domains/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/domains/paging-domain.ts';
 import { GuestTables } from './testing/guest-tables.ts';
 import { DESC } from './spec/invalidation.ts';
-import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
+import { PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 // Mistakes that drivers for VT-d have had in public. Each test makes the mistake on the driver's way to the queue: the
 // model has to show what it leads to, and must not where it is not made.

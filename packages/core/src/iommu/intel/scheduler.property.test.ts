@@ -9,7 +9,8 @@ import type { IntelNestedDomain } from './driver/domains/nested-domain.ts';
 import type { IntelPagingDomain } from './driver/domains/paging-domain.ts';
 import { GuestTables } from './testing/guest-tables.ts';
 import { DESC, DEV_TLB_INV_DSC, IOTLB_INV_DSC, P_DEV_TLB_INV_DSC } from './spec/invalidation.ts';
-import { bytesOf, PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
+import { PAGE, PROT, Rig, type RigFunction } from './testing/rig.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 // Two VMs, each with a device behind each of two units, do DMA without and with a PASID, edit their tables, invalidate
 // some of what they changed, attach and detach, and lose and get memory, in any order. Whatever a device reaches must be

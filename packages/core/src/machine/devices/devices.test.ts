@@ -35,6 +35,7 @@ import type { Task } from '../../memory/process.ts';
 import type { DeviceModelName } from './device-models.ts';
 import { Kernel } from '../kernel.ts';
 import { IOMMU_TYPES, loadParts, type IommuType } from '../machine-file/parts.ts';
+import { textOf } from '../../base/testing/ascii.ts';
 
 const CONFIG_REGION = 7;
 const PASID = 9;
@@ -221,7 +222,7 @@ describe.each(IOMMU_TYPES)('a device model behind an %s', (type) => {
     session.store(0x1000, new Uint8Array(command.buffer));
     session.write(DOORBELLS, 1);
     expect(new DataView(session.memory(0x2000, 16).buffer).getUint16(14, true)).toBe(1);
-    expect(String.fromCharCode(...session.memory(0x3018, 6))).toBe('viommu');
+    expect(textOf(session.memory(0x3018, 6))).toBe('viommu');
     enable(UNMAPPED);
     session.write(DOORBELLS, 1);
     expect(session.read(REG.CSTS)).toBe(CSTS_RDY | CSTS_CFS);

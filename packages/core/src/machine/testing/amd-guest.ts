@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import * as amd from '../../abi/amd-viommu.ts';
 import * as abi from '../../abi/iommufd.ts';
-import { GuestTables, X86 } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { GuestTables, X86 } from '../../iommu/testing/guest.ts';
 import { BUFFER } from '../../iommufd/testing/program.ts';
 import { MappedFile } from '../../vmm/mapped-file.ts';
 import type { Kernel } from '../kernel.ts';

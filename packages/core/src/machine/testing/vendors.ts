@@ -15,14 +15,8 @@ import {
   IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
 } from '../../abi/iommufd.ts';
 import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommufd-data.ts';
-import {
-  guestCommand,
-  guestSte,
-  GuestTables,
-  X86,
-  writeGuestCd,
-} from '../../iommu/arm-smmu-v3/testing/program.ts';
-import type { GuestMemory } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { guestCommand, guestSte, writeGuestCd } from '../../iommu/arm-smmu-v3/testing/guest.ts';
+import { GuestTables, X86, type GuestMemory } from '../../iommu/testing/guest.ts';
 import type { DevicePart, MachineParts } from '../build.ts';
 import { Kernel } from '../kernel.ts';
 import { amdIommu } from '../iommus/amd-iommu.ts';

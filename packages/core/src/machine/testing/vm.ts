@@ -3,9 +3,10 @@ import * as abi from '../../abi/iommufd.ts';
 import * as rfc from '../../abi/rfc-2023-12.ts';
 import * as vfio from '../../abi/vfio.ts';
 import { VIOMMU_DEVICE_DMA, VIOMMU_DEVICE_DMA_WRITE, viommu_device_dma } from '../../abi/viommu.ts';
-import { bytesOf, GuestMemory, textOf } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { GuestMemory } from '../../iommu/testing/guest.ts';
 import { BUFFER, PAGE, Program, type Answer } from '../../iommufd/testing/program.ts';
 import type { Kernel } from '../kernel.ts';
+import { bytesOf, textOf } from '../../base/testing/ascii.ts';
 
 // For tests: a VMM that has devices of a machine from VFIO, and a guest's memory.
 

@@ -8,10 +8,11 @@ import { AmdFunction, AmdUnit } from '../../iommu/amd/platform.ts';
 import { HwViommu } from '../../iommu/amd/viommu/hw-viommu.ts';
 import type { Viommu } from '../../iommufd/viommu/viommu.ts';
 import { Kernel } from '../kernel.ts';
-import { GuestTables, X86 } from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { GuestTables, X86 } from '../../iommu/testing/guest.ts';
 import { AmdVm, guestCommand, guestDte, type AmdPort } from '../testing/amd-guest.ts';
 import { partsOf } from '../testing/vendors.ts';
 import type { Vendor } from '../iommus/vendor.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 // Two VMs, each with a device behind each of two AMD IOMMUs and one nest parent for both, do DMA, edit their tables, send
 // some of the invalidations that belong to what they changed into their own command buffers, and attach and detach, in
@@ -117,10 +118,7 @@ class Guest {
     this.pages = Array.from({ length: PAGES }, (_, page) => (page === MOVING ? MOVING_GPA : guest.page()));
     for (const [page, gpa] of this.pages.entries()) if (page !== MOVING) guest.write(gpa, this.text(page));
     this.vm.process.memory.map(MOVING_VA, 0x1000n);
-    this.vm.write(
-      MOVING_VA,
-      Uint8Array.from(this.text(MOVING), (c) => c.charCodeAt(0)),
-    );
+    this.vm.write(MOVING_VA, bytesOf(this.text(MOVING)));
     for (const gcr3 of [0, 1]) this.#writeGcr3(gcr3);
   }
 

@@ -6,12 +6,8 @@ import {
   IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID,
   IOMMU_HWPT_IOTLB_SYNC_DATA_ARM_SMMUV3,
 } from '../../abi/rfc-2023-12.ts';
-import {
-  guestCommand,
-  guestSte,
-  GuestTables,
-  writeGuestCd,
-} from '../../iommu/arm-smmu-v3/testing/program.ts';
+import { guestCommand, guestSte, writeGuestCd } from '../../iommu/arm-smmu-v3/testing/guest.ts';
+import { GuestTables } from '../../iommu/testing/guest.ts';
 import { armSmmuV3 } from '../iommus/arm-smmu-v3.ts';
 import { smmuCommands, trialMachine, VENDOR_CASES, words } from '../testing/vendors.ts';
 import { Vm } from '../testing/vm.ts';

@@ -16,6 +16,7 @@ import {
   SC,
 } from './spec.ts';
 import { MEMORY, NvmeDriver } from './testing/driver.ts';
+import { textOf } from '../../base/testing/ascii.ts';
 
 function enabled(): NvmeDriver {
   const driver = new NvmeDriver();
@@ -24,7 +25,7 @@ function enabled(): NvmeDriver {
 }
 
 function text(driver: NvmeDriver, at: number, length: number): string {
-  return String.fromCharCode(...driver.port.bytes.subarray(at, at + length)).trim();
+  return textOf(driver.port.bytes.subarray(at, at + length)).trim();
 }
 
 function identify(driver: NvmeDriver, cns: number, nsid = 0): number {

@@ -21,6 +21,7 @@ import {
   VRING_DESC_F_NEXT,
   VRING_DESC_F_WRITE,
 } from './spec.ts';
+import { bytesOf, textOf } from '../../base/testing/ascii.ts';
 
 const MEMORY = 1 << 18;
 const QUEUE_BYTES = 0x4000;
@@ -34,15 +35,13 @@ interface Buffer {
   readonly write?: boolean;
 }
 
-const bytesOf = (text: string): Uint8Array => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-
 class Output implements ConsoleBackend {
   text = '';
   input = '';
   onInput: (() => void) | undefined;
 
   write(bytes: Uint8Array): void {
-    this.text += String.fromCharCode(...bytes);
+    this.text += textOf(bytes);
   }
 
   get available(): number {
@@ -216,7 +215,7 @@ class Driver {
   }
 
   text(address: number, length: number): string {
-    return String.fromCharCode(...this.port.bytes.subarray(address, address + length));
+    return textOf(this.port.bytes.subarray(address, address + length));
   }
 }
 

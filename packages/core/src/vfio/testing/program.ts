@@ -27,6 +27,7 @@ import { Kernel } from '../../machine/kernel.ts';
 import { DEFAULT_PARTS, loadParts } from '../../machine/machine-file/parts.ts';
 import type { OpenFile } from '../../memory/file.ts';
 import { SimulatedProcess, simulatedTask } from '../../memory/simulated-process.ts';
+import { bytesOf } from '../../base/testing/ascii.ts';
 
 export const ARGUMENT = 0x1000n;
 export const BUFFER = 0x10_0000n;
@@ -122,10 +123,7 @@ export class Program {
 
   /** VFIO_GROUP_GET_DEVICE_FD */
   getDeviceFd(group: number, name: string): number {
-    this.process.memory.write(
-      ARGUMENT,
-      Uint8Array.from(`${name}\0`, (char) => char.charCodeAt(0)),
-    );
+    this.process.memory.write(ARGUMENT, bytesOf(`${name}\0`));
     return this.ioctl(group, VFIO_GROUP_GET_DEVICE_FD, ARGUMENT);
   }
 

@@ -3,6 +3,7 @@ import { machineSchema } from '../../machine/machine-file/description.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { loadParts, type IommuType } from '../../machine/machine-file/parts.ts';
 import type { AssignedDevice } from '../assigned-device.ts';
+import { textOf } from '../../base/testing/ascii.ts';
 
 /** Where guest RAM begins. */
 export const BASE = 0x4000_0000;
@@ -52,5 +53,5 @@ export async function machine(
 /** Three characters that a device finds at an address; 'fault' where the IOMMU refuses. */
 export function found(device: AssignedDevice, iova: bigint, pasid: number | null = null): string {
   const read = device.dmaRead(iova, 3, pasid);
-  return failed(read) ? 'fault' : String.fromCharCode(...read);
+  return failed(read) ? 'fault' : textOf(read);
 }

@@ -10,6 +10,7 @@ import { readDte } from '../driver/configuration/dte.ts';
 import type { SegmentOptions } from '../driver/configuration/segment.ts';
 import { amdIommuConfig, type ConfigOverrides } from '../hardware/config.ts';
 import { AmdFunction, AmdUnit, type FunctionOptions } from '../platform.ts';
+import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 
 // For tests of the driver without iommufd.
 
@@ -18,9 +19,6 @@ export const PROT = IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE;
 export const ATS = { maxPasids: 256, pasidExec: false, pasidPriv: false, ats: 'own', pri: 'own' } as const;
 /** A PCI function with none of them. */
 export const PLAIN = { maxPasids: 0, pasidExec: false, pasidPriv: false } as const;
-
-const text = (bytes: Uint8Array): string => String.fromCharCode(...bytes);
-const bytesOf = (value: string): Uint8Array => Uint8Array.from(value, (each) => each.charCodeAt(0));
 
 export interface RigOptions {
   readonly config?: ConfigOverrides;
@@ -111,7 +109,7 @@ export class Rig {
   /** What a device reads in three bytes, or `fault`. */
   read(device: AmdFunction, iova: bigint, pasid: number | null = null): string {
     const data = new Uint8Array(3);
-    return failed(device.dma({ write: false, iova, pasid, data })) ? 'fault' : text(data);
+    return failed(device.dma({ write: false, iova, pasid, data })) ? 'fault' : textOf(data);
   }
 
   /** False where it did not pass. */

@@ -9,16 +9,12 @@ import { Kernel } from '../../../machine/kernel.ts';
 import { MappedFile } from '../../../vmm/mapped-file.ts';
 import { CERROR } from '../spec/registers.ts';
 import { IPA, MIB, TestMachine, VA, type Bound } from '../testing/machine.ts';
-import {
-  guestCommand,
-  GuestMemory,
-  guestSte,
-  GuestTables,
-  type TestProgram,
-  writeGuestCd,
-} from '../testing/program.ts';
+import { guestCommand, guestSte, writeGuestCd } from '../testing/guest.ts';
+import type { TestProgram } from '../testing/program.ts';
+import { GuestMemory, GuestTables } from '../../testing/guest.ts';
 import { cmdqv } from './platform.ts';
 import { PAGE_BYTES, VCMDQ, VCMDQ_BYTES } from './spec.ts';
+import { textOf } from '../../../base/testing/ascii.ts';
 
 const iommufd = { bindDevice, unbindDevice, attachDevice, replaceDevice, detachDevice };
 const SYNC: [bigint, bigint] = [0x46n, 0n];
@@ -150,7 +146,7 @@ describe('a VM with queues of its own', () => {
     const read = (): string => {
       const data = new Uint8Array(3);
       vm.device.dma({ write: false, iova: 0x1000n, pasid: null, data });
-      return String.fromCharCode(...data);
+      return textOf(data);
     };
     expect(read()).toBe('old');
     tables.map(0x1000n, after);

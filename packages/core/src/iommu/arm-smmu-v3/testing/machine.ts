@@ -8,15 +8,10 @@ import { IommuGroup } from '../../group.ts';
 import { ArmSmmuDriver, type ArmSmmuDriverOptions } from '../driver/driver.ts';
 import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
 import { SmmuFunction, SmmuUnit, type FunctionOptions, type SmmuUnitOptions } from '../platform.ts';
-import {
-  bytesOf,
-  GuestMemory,
-  guestSte,
-  textOf,
-  TestProgram,
-  writeGuestCd,
-  type GuestTables,
-} from './program.ts';
+import { guestSte, writeGuestCd } from './guest.ts';
+import { TestProgram } from './program.ts';
+import { GuestMemory, type GuestTables } from '../../testing/guest.ts';
+import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 
 // For tests: a machine of SMMUs and devices, and VMs on it. What lies above the IOMMU layer comes from outside.
 

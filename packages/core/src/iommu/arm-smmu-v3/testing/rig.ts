@@ -7,7 +7,7 @@ import { ArmSmmuDriver } from '../driver/driver.ts';
 import type { Platform } from '../driver/features.ts';
 import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
 import { SmmuFunction, SmmuUnit, type FunctionOptions } from '../platform.ts';
-import { bytesOf, textOf } from './program.ts';
+import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 
 // For tests of the driver without iommufd.
 

@@ -32,6 +32,7 @@ import {
   P_DEV_TLB_INV_DSC,
   P_IOTLB_INV_DSC,
 } from '../spec/invalidation.ts';
+import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 
 // For tests of the driver without iommufd.
 
@@ -39,11 +40,6 @@ export const PROT = IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE;
 export const PAGE = 0x1000n;
 const GRANULARITY = ['reserved', 'global', 'domain', 'device/page'] as const;
 const PASID_GRANULARITY = ['domain', 'pasid', 'reserved', 'global'] as const;
-
-/** ASCII, three characters. */
-export function bytesOf(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0));
-}
 
 /** A descriptor as a person reads it: what it empties, and of whom. Waits without anything of their own are left out. */
 function describeDescriptor(words: readonly number[]): string | null {
@@ -130,7 +126,7 @@ export class RigFunction implements DmaEndpoint {
   read(address: bigint, pasid: number | null = null): string {
     const data = new Uint8Array(3);
     const stopped = this.#requester.access({ address, pasid, write: false }, data);
-    return stopped === null ? String.fromCharCode(...data) : 'fault';
+    return stopped === null ? textOf(data) : 'fault';
   }
 
   /** Why a read stops, or null. */

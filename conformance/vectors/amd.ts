@@ -4,9 +4,9 @@
 import { AmdIommu } from '@viommu/core/iommu/amd/hardware/amd-iommu';
 import { amdIommuConfigFromEfr } from '@viommu/core/iommu/amd/hardware/config';
 import { CONTROL, OFFSET } from '@viommu/core/iommu/amd/spec/registers';
-import type { PhysicalMemory } from '@viommu/core/memory/physical';
 import { classify, type Seen } from './amd-differences.ts';
 import type { AmdLine } from './amd-reference.ts';
+import { RecordedMemory } from './memory.ts';
 import type { Answer, Vendor } from './vendor.ts';
 
 interface Header {
@@ -16,62 +16,12 @@ interface Header {
 
 type Line = AmdLine & { readonly qemu: Seen };
 
-/** QEMU's q35 machine with 1 GiB: a word there is zero until it is written; accesses elsewhere abort. */
-const RAM_END = 0x4000_0000;
+/** QEMU's q35 machine with 1 GiB. */
+const RAM = { start: 0, end: 0x4000_0000 };
 /** Where this harness keeps the device table and the event log: no line can name it, QEMU has no memory there. */
-const HARNESS = 0x7f_0000_0000;
-const DEVICE_TABLE = HARNESS;
-const EVENT_LOG = HARNESS + 0x20_0000;
-const HARNESS_END = HARNESS + 0x40_0000;
-
-class Memory implements PhysicalMemory {
-  readonly words = new Map<number, readonly [lo: number, hi: number]>();
-
-  #has(pa: number): boolean {
-    return pa < RAM_END || (pa >= HARNESS && pa < HARNESS_END);
-  }
-
-  load64(pa: number, out: Uint32Array): boolean {
-    if (!this.#has(pa)) return false;
-    const [lo, hi] = this.words.get(pa) ?? [0, 0];
-    out[0] = lo;
-    out[1] = hi;
-    return true;
-  }
-
-  store64(pa: number, lo: number, hi: number): boolean {
-    if (!this.#has(pa)) return false;
-    this.words.set(pa, [lo >>> 0, hi >>> 0]);
-    return true;
-  }
-
-  read = (): boolean => false;
-  write = (): boolean => false;
-
-  /** Stores bytes given in hexadecimal, as memory holds them. */
-  put(pa: number, hex: string): void {
-    for (let i = 0; i < hex.length; i += 16) {
-      const at = (from: number): number => littleEndian(hex.slice(i + from, i + from + 8));
-      this.words.set(pa + i / 2, [at(0), at(8)]);
-    }
-  }
-
-  hex(pa: number, bytes: number): string {
-    let out = '';
-    for (let i = 0; i < bytes; i += 8) {
-      for (const word of this.words.get(pa + i) ?? [0, 0]) out += toBytes(word);
-    }
-    return out;
-  }
-}
-
-function littleEndian(hex: string): number {
-  return Number.parseInt(hex.match(/../g)!.toReversed().join(''), 16);
-}
-
-function toBytes(word: number): string {
-  return word.toString(16).padStart(8, '0').match(/../g)!.toReversed().join('');
-}
+const HARNESS = { start: 0x7f_0000_0000, end: 0x7f_0040_0000 };
+const DEVICE_TABLE = HARNESS.start;
+const EVENT_LOG = HARNESS.start + 0x20_0000;
 
 export const amd: Vendor = {
   name: 'amd',
@@ -90,7 +40,7 @@ export const amd: Vendor = {
 };
 
 function run(line: Line, config: ReturnType<typeof amdIommuConfigFromEfr>): Answer {
-  const memory = new Memory();
+  const memory = new RecordedMemory([RAM, HARNESS]);
   for (const [address, word] of line.mem) memory.put(Number.parseInt(address, 16), word);
   memory.put(DEVICE_TABLE + line.rid * 32, line.dte);
   const iommu = new AmdIommu({ memory, config });
@@ -106,7 +56,7 @@ function run(line: Line, config: ReturnType<typeof amdIommuConfigFromEfr>): Answ
     write: true,
   });
   const pa = outcome.kind === 'translated' ? outcome.pa : null;
-  const landed = pa !== null && pa < RAM_END && pa === Number.parseInt(line.pa, 16);
+  const landed = pa !== null && pa < RAM.end && pa === Number.parseInt(line.pa, 16);
   const events: string[] = [];
   const end = Number(iommu.readRegister(OFFSET.EVT_TAIL, 8));
   for (let at = 0; at < end; at += 16) events.push(memory.hex(EVENT_LOG + at, 16));

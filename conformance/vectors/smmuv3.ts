@@ -4,7 +4,7 @@
 import { smmuV3ConfigFromIdr } from '@viommu/core/iommu/arm-smmu-v3/hardware/config';
 import { SmmuV3 } from '@viommu/core/iommu/arm-smmu-v3/hardware/smmu';
 import { OFFSET } from '@viommu/core/iommu/arm-smmu-v3/spec/registers';
-import type { PhysicalMemory } from '@viommu/core/memory/physical';
+import { RecordedMemory } from './memory.ts';
 import { classify } from './smmuv3-differences.ts';
 import type { Answer, Vendor } from './vendor.ts';
 
@@ -23,70 +23,23 @@ interface Line {
   readonly qemu: { readonly landed: boolean; readonly events: readonly string[] };
 }
 
-/** QEMU's virt machine with 1 GiB: a word there is zero until it is written. */
-const RAM = 0x4000_0000;
-const RAM_END = 0x8000_0000;
-/** Flash without contents, which reads as zero, and the upper window of PCIe, which reads as ones. Elsewhere is nothing. */
+/** QEMU's virt machine with 1 GiB. */
+const RAM = { start: 0x4000_0000, end: 0x8000_0000 };
+/** Flash without contents, which reads as zero, and the upper window of PCIe, which reads as ones. */
 const FLASH_END = 0x800_0000;
-const PCIE = 0x80_0000_0000;
-const PCIE_END = 0x100_0000_0000;
+const PCIE = { start: 0x80_0000_0000, end: 0x100_0000_0000 };
 /** Where this harness keeps the Stream table and the Event queue: no line can name it, QEMU has no memory there. */
-const HARNESS = 0x7f_0000_0000;
-const STREAM_TABLE = HARNESS;
-const EVENT_QUEUE = HARNESS + 0x10_0000;
-const HARNESS_END = HARNESS + 0x20_0000;
+const HARNESS = { start: 0x7f_0000_0000, end: 0x7f_0020_0000 };
+const STREAM_TABLE = HARNESS.start;
+const EVENT_QUEUE = HARNESS.start + 0x10_0000;
 
-class Memory implements PhysicalMemory {
-  readonly words = new Map<number, readonly [lo: number, hi: number]>();
-
-  #has(pa: number): boolean {
-    return (pa >= RAM && pa < RAM_END) || (pa >= HARNESS && pa < HARNESS_END);
-  }
-
-  load64(pa: number, out: Uint32Array): boolean {
-    if (pa < FLASH_END || (pa >= PCIE && pa < PCIE_END)) {
-      out.fill(pa < FLASH_END ? 0 : 0xffff_ffff);
-      return true;
-    }
-    if (!this.#has(pa)) return false;
-    const [lo, hi] = this.words.get(pa) ?? [0, 0];
-    out[0] = lo;
-    out[1] = hi;
+class VirtMemory extends RecordedMemory {
+  override load64(pa: number, out: Uint32Array): boolean {
+    const flash = pa < FLASH_END;
+    if (!flash && (pa < PCIE.start || pa >= PCIE.end)) return super.load64(pa, out);
+    out.fill(flash ? 0 : 0xffff_ffff);
     return true;
   }
-
-  store64(pa: number, lo: number, hi: number): boolean {
-    if (!this.#has(pa)) return false;
-    this.words.set(pa, [lo >>> 0, hi >>> 0]);
-    return true;
-  }
-
-  read = (): boolean => false;
-  write = (): boolean => false;
-
-  /** Stores bytes given in hexadecimal, as memory holds them. */
-  put(pa: number, hex: string): void {
-    for (let i = 0; i < hex.length; i += 16) {
-      const at = (from: number): number => littleEndian(hex.slice(i + from, i + from + 8));
-      this.words.set(pa + i / 2, [at(0), at(8)]);
-    }
-  }
-
-  hex(pa: number, bytes: number): string {
-    let out = '';
-    for (let i = 0; i < bytes; i += 8) {
-      for (const word of this.words.get(pa + i) ?? [0, 0]) out += toBytes(word);
-    }
-    return out;
-  }
-}
-
-function littleEndian(hex: string): number {
-  return Number.parseInt(hex.match(/../g)!.toReversed().join(''), 16);
-}
-
-function toBytes(word: number): string {
-  return word.toString(16).padStart(8, '0').match(/../g)!.toReversed().join('');
 }
 
 export const smmuv3: Vendor = {
@@ -105,7 +58,7 @@ export const smmuv3: Vendor = {
 };
 
 function run(line: Line, config: ReturnType<typeof smmuV3ConfigFromIdr>): Answer {
-  const memory = new Memory();
+  const memory = new VirtMemory([RAM, HARNESS]);
   for (const [address, word] of line.mem) memory.put(Number.parseInt(address, 16), word);
   memory.put(STREAM_TABLE + line.sid * 64, line.ste);
   const smmu = new SmmuV3({ memory, config });
@@ -125,7 +78,7 @@ function run(line: Line, config: ReturnType<typeof smmuV3ConfigFromIdr>): Answer
     stallable: false,
   });
   const pa = outcome.kind === 'translated' ? outcome.pa : null;
-  const landed = pa !== null && pa >= RAM && pa < RAM_END && pa === Number.parseInt(line.pa, 16);
+  const landed = pa !== null && pa >= RAM.start && pa < RAM.end && pa === Number.parseInt(line.pa, 16);
   const events: string[] = [];
   const count = Number(smmu.readRegister(OFFSET.EVENTQ_PROD, 4) & 31n);
   for (let i = 0; i < count; i++) events.push(memory.hex(EVENT_QUEUE + i * 32, 32));

@@ -4,7 +4,7 @@
 import { type IntelConfig, intelConfigFromRegisters } from '@viommu/core/iommu/intel/hardware/config';
 import { IntelIommu } from '@viommu/core/iommu/intel/hardware/intel-iommu';
 import { OFFSET } from '@viommu/core/iommu/intel/spec/registers';
-import type { PhysicalMemory } from '@viommu/core/memory/physical';
+import { RecordedMemory, toHex } from './memory.ts';
 import type { Answer, Vendor } from './vendor.ts';
 import { classify, type Seen } from './vtd-differences.ts';
 import type { VtdLine } from './vtd-reference.ts';
@@ -17,8 +17,8 @@ interface Header {
 
 type Line = VtdLine & { readonly qemu: Seen };
 
-/** QEMU's q35 machine: a word of its RAM is zero until it is written; accesses elsewhere abort. */
-const RAM_END = 0x4000_0000;
+/** QEMU's q35 machine with 1 GiB. */
+const RAM = { start: 0, end: 0x4000_0000 };
 /** VER_REG of QEMU's model. */
 const VERSION = 0x10;
 /** DMAR table of QEMU's model: Host Address Width (aw-bits, 48 by default). */
@@ -26,40 +26,6 @@ const HOST_ADDRESS_WIDTH = 48;
 /** ECAP fields of interrupt remapping, which viommu does not have: IR, EIM, MHMV. */
 const INTERRUPT_REMAPPING = 0xf0_0018n;
 const FRCD = 0x220;
-
-class Memory implements PhysicalMemory {
-  readonly words = new Map<number, readonly [lo: number, hi: number]>();
-
-  load64(pa: number, out: Uint32Array): boolean {
-    if (pa >= RAM_END) return false;
-    const [lo, hi] = this.words.get(pa) ?? [0, 0];
-    out[0] = lo;
-    out[1] = hi;
-    return true;
-  }
-
-  store64(pa: number, lo: number, hi: number): boolean {
-    if (pa >= RAM_END) return false;
-    this.words.set(pa, [lo >>> 0, hi >>> 0]);
-    return true;
-  }
-
-  read = (): boolean => false;
-  write = (): boolean => false;
-
-  /** Stores eight bytes given in hexadecimal, as memory holds them. */
-  put(pa: number, hex: string): void {
-    this.words.set(pa, [littleEndian(hex.slice(0, 8)), littleEndian(hex.slice(8, 16))]);
-  }
-}
-
-function littleEndian(hex: string): number {
-  return Number.parseInt(hex.match(/../g)!.toReversed().join(''), 16);
-}
-
-function toBytes(value: bigint): string {
-  return value.toString(16).padStart(16, '0').match(/../g)!.toReversed().join('');
-}
 
 export const vtd: Vendor = {
   name: 'vtd',
@@ -80,7 +46,7 @@ export const vtd: Vendor = {
 };
 
 function run(line: Line, config: IntelConfig): Answer {
-  const memory = new Memory();
+  const memory = new RecordedMemory([RAM]);
   for (const [address, word] of line.mem) memory.put(Number.parseInt(address, 16), word);
   const iommu = new IntelIommu({ memory, config });
   const scalable = line.mode === 'scalable';
@@ -96,10 +62,10 @@ function run(line: Line, config: IntelConfig): Answer {
     length: 4,
   });
   const pa = outcome.kind === 'translated' ? outcome.pa : null;
-  const landed = pa !== null && pa < RAM_END && pa === Number.parseInt(line.pa, 16);
+  const landed = pa !== null && pa < RAM.end && pa === Number.parseInt(line.pa, 16);
   const events: string[] = [];
   const high = iommu.readRegister(FRCD + 8, 8);
-  if (high >> 63n === 1n) events.push(toBytes(iommu.readRegister(FRCD, 8)) + toBytes(high));
+  if (high >> 63n === 1n) events.push(toHex(iommu.readRegister(FRCD, 8), 8) + toHex(high, 8));
   const expected: Seen = { landed: line.qemu.landed, events: [...line.qemu.events] };
   const got: Seen = { landed, events };
   return { expected, got, classes: classify(expected, got, line) };

@@ -13,13 +13,13 @@ import type { Vendor } from '../iommus/vendor.ts';
 
 const IOVA = 0x1234_5000n;
 
-/** One IOMMU with two devices. */
+/** IOMMUs, one where nothing is said, with two devices each. */
 function machine(
   uapis: readonly 'amd-viommu'[] = ['amd-viommu'],
   ats = true,
-  vendor: Vendor = amdIommu,
+  ...vendors: readonly Vendor[]
 ): Kernel {
-  const { iommus, devices } = partsOf(vendor);
+  const { iommus, devices } = partsOf(...(vendors.length > 0 ? vendors : [amdIommu]));
   return new Kernel({ parts: { iommus, devices: devices.map((each) => ({ ...each, ats })) }, uapis });
 }
 
@@ -153,6 +153,24 @@ describe('a guest with queues of its own', () => {
     vm.port.send(guestCommand.invalidateDte(8n), guestCommand.completionWait(semaphore, 0x1122n));
     expect(vm.guest.read64(semaphore)).toBe(0x1122n);
     expect(vm.port.register(0x2000)).toBe(0x20);
+  });
+
+  it('keeps its own memory beside a guest behind another IOMMU of the same device table', () => {
+    const kernel = machine(['amd-viommu'], true, amdIommu, amdIommu);
+    const a = translated(kernel, 100, 0, 'aaa');
+    const b = translated(kernel, 101, 2, 'bbb');
+    const answers = (): bigint[] =>
+      [a, b].map(({ vm }, i) => {
+        const semaphore = vm.guest.page();
+        vm.port.send(guestCommand.completionWait(semaphore, 0x11n + BigInt(i)));
+        return vm.guest.read64(semaphore);
+      });
+    expect(answers()).toEqual([0x11n, 0x12n]);
+    b.vm.giveBack(b.vm.port.device);
+    b.vm.process.close(b.vm.fd);
+    const semaphore = a.vm.guest.page();
+    a.vm.port.send(guestCommand.completionWait(semaphore, 0x21n));
+    expect(a.vm.guest.read64(semaphore)).toBe(0x21n);
   });
 
   it('invalidates all that is its own with one command, and nothing of a neighbour', () => {

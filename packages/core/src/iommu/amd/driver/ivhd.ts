@@ -116,6 +116,12 @@ export class Ivhd implements PhysicalIommu {
     this.#interrupts = new DeferredInterrupts((which) => this.#handle(which), options.defer ?? null);
   }
 
+  /** Whether requests of a device may have this id, an alias among them. */
+  answersTo(deviceId: number): boolean {
+    if (this.devices.has(deviceId)) return true;
+    return [...this.devices.values()].some(({ aliases }) => aliases.includes(deviceId));
+  }
+
   /** dev_err() and its kin. */
   log(text: string): void {
     const { trace } = this.kernel;

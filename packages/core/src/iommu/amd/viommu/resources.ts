@@ -15,7 +15,7 @@ export class ViommuResources {
   readonly guestIds = new IdAllocator(0, GUESTS_MAX - 1);
   readonly #ivhd: Ivhd;
   readonly #bars: ViommuBars;
-  /** Device ids that no device has: drivers/iommu/amd/trans_devid.c. */
+  /** Device ids that guests of this IOMMU have. */
   readonly #transDevices = new Set<number>();
 
   constructor(ivhd: Ivhd, bars: ViommuBars) {
@@ -38,11 +38,16 @@ export class ViommuResources {
       this.writeControl(guestId, offset, 0n);
   }
 
-  /** amd_iommu_trans_devid_alloc(): the highest id that is free; null where there is none. */
+  /**
+   * amd_iommu_trans_devid_alloc(): the highest id that no device of the segment has, nor another guest, as all IOMMUs of
+   * the segment have one device table; null where there is none.
+   */
   takeTransDevice(): number | null {
-    const { devices, segment } = this.#ivhd;
+    const { driver, segment } = this.#ivhd;
+    const sharers = driver.ivhds.filter((each) => each.segment === segment);
     for (let id = segment.lastDevice; id > 0; id--) {
-      if (devices.has(id) || this.#transDevices.has(id)) continue;
+      if (segment.transDevices.has(id) || sharers.some((each) => each.answersTo(id))) continue;
+      segment.transDevices.add(id);
       this.#transDevices.add(id);
       return id;
     }
@@ -50,6 +55,7 @@ export class ViommuResources {
   }
 
   freeTransDevice(id: number): void {
+    this.#ivhd.segment.transDevices.delete(id);
     this.#transDevices.delete(id);
   }
 

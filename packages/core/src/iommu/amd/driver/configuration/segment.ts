@@ -42,6 +42,8 @@ export class PciSegment {
   /** Where the device table is, and its bytes. */
   readonly table: number;
   readonly tableBytes: number;
+  /** Device ids of no device, by whose entries guests' addresses are found: drivers/iommu/amd/trans_devid.c. */
+  readonly transDevices = new Set<number>();
   readonly #kernel: Kernel;
   readonly #flags: readonly DeviceFlags[];
 

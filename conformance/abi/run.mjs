@@ -6,8 +6,8 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
+import { commandLine } from '../command-line.mjs';
 import { ensureLinux, fetched, headerFlags, headers, RELEASE, repository, source } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { describe, differences } from './describe.mjs';
@@ -35,7 +35,7 @@ async function loadModules() {
   return Object.values(await import(`data:text/javascript;base64,${code}`));
 }
 
-const { values } = parseArgs({
+const { values } = commandLine({
   options: { record: { type: 'boolean', default: false }, json: { type: 'string' } },
 });
 ensureLinux();

@@ -5,7 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { commandLine } from '../command-line.mjs';
 import { writeReport } from '../report.mjs';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
@@ -13,7 +13,7 @@ const viommu = [`${repository}packages/cli/bin/viommu.js`, 'run', '--quiet', '--
 /** Far more than a million calls take on a slow machine. */
 const LIMIT_MS = 10 * 60 * 1000;
 
-const { values } = parseArgs({
+const { values } = commandLine({
   options: {
     calls: { type: 'string', default: '1000000' },
     seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 32)) },

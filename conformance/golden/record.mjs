@@ -10,29 +10,26 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { commandLine, expectKnown, usage } from '../command-line.mjs';
 import * as armLpae from './arm-lpae.mjs';
 import * as genericPt from './generic-pt.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const RECORDERS = [armLpae, genericPt];
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = commandLine({
   options: { linux: { type: 'string' }, seed: { type: 'string', default: '1' } },
   allowPositionals: true,
 });
 const { linux } = values;
 if (linux === undefined || !existsSync(join(linux, 'drivers/iommu/io-pgtable-arm.c'))) {
-  console.error('record.mjs: --linux must name a Linux source tree that has drivers/iommu');
-  process.exit(2);
+  usage('--linux must name a Linux source tree that has drivers/iommu');
 }
-const unknown = positionals.find((name) => !RECORDERS.some((each) => each.name === name));
-if (unknown !== undefined) {
-  console.error(
-    `record.mjs: there is no ${unknown}; there are ${RECORDERS.map(({ name }) => name).join(', ')}`,
-  );
-  process.exit(2);
-}
+expectKnown(
+  'recorder',
+  positionals,
+  RECORDERS.map(({ name }) => name),
+);
 
 for (const { name, record } of RECORDERS) {
   if (positionals.length > 0 && !positionals.includes(name)) continue;

@@ -6,7 +6,7 @@
 // fetch.mjs [--mirror URL] [--force]
 
 import { mkdirSync, renameSync, rmSync } from 'node:fs';
-import { parseArgs } from 'node:util';
+import { commandLine } from '../command-line.mjs';
 import {
   configureApt,
   download,
@@ -108,7 +108,7 @@ function install(work, force) {
 }
 
 async function main() {
-  const { values } = parseArgs({
+  const { values } = commandLine({
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
   });
   const there = values.force ? null : fetched();

@@ -10,9 +10,9 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
-import { runScript, Trouble } from '../debian/apt.mjs';
+import { commandLine, expectKnown, usage } from '../command-line.mjs';
+import { runScript } from '../debian/apt.mjs';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -36,7 +36,7 @@ async function loadGenerator() {
 }
 
 async function main() {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = commandLine({
     allowPositionals: true,
     options: {
       kind: { type: 'string', default: 'random' },
@@ -47,10 +47,10 @@ async function main() {
   });
   const [directory] = positionals;
   const [seed, count] = [Number(values.seed), Number(values.count)];
-  if (directory === undefined || positionals.length > 1) throw new Trouble('takes one directory');
-  if (!(Number.isInteger(seed) && count >= 1)) throw new Trouble('--seed and --count take whole numbers');
+  if (directory === undefined || positionals.length > 1) usage('takes one directory');
+  if (!(Number.isInteger(seed) && count >= 1)) usage('--seed and --count take whole numbers');
   const { KINDS, scriptsOf } = await loadGenerator();
-  if (!KINDS.includes(values.kind)) throw new Trouble(`--kind is one of ${KINDS.join(', ')}`);
+  expectKnown('kind', [values.kind], KINDS);
   const given = readdirSync(values.from)
     .filter((name) => name.endsWith('.s'))
     .sort();

@@ -12,7 +12,7 @@
 // A script at which the kernel warned, or whose runner did not end well, is told and has no transcript.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
+import { commandLine, atLeastOne, usage } from '../command-line.mjs';
 import { runScript, Trouble } from '../debian/apt.mjs';
 import { ensureQemu } from '../qemu/tree.mjs';
 import { imageOf, playOnLinux } from './play.mjs';
@@ -34,7 +34,7 @@ function write(into, name, lines) {
 }
 
 async function main() {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = commandLine({
     allowPositionals: true,
     options: {
       kernel: { type: 'string', default: 'linux-7.3' },
@@ -44,9 +44,9 @@ async function main() {
     },
   });
   const [directory] = positionals;
-  if (directory === undefined || positionals.length > 1) throw new Trouble('takes one directory');
-  const [batch, timeout] = [Number(values.batch), Number(values.timeout)];
-  if (!(batch >= 1 && timeout > 0)) throw new Trouble('--batch and --timeout take a number above 0');
+  if (directory === undefined || positionals.length > 1) usage('takes one directory');
+  const batch = atLeastOne('--batch', values.batch);
+  const timeout = atLeastOne('--timeout', values.timeout);
   const release = values.kernel.replace(/^linux-/, '');
   const image = values.image ?? imageOf(release);
   if (!existsSync(image))

@@ -7,7 +7,7 @@
 
 import { copyFileSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { basename } from 'node:path';
-import { parseArgs } from 'node:util';
+import { commandLine, expectKnown } from '../command-line.mjs';
 import {
   configureApt,
   download,
@@ -169,12 +169,11 @@ function install(work, part, force) {
 }
 
 async function main() {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = commandLine({
     allowPositionals: true,
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
   });
-  for (const name of positionals)
-    if (!PARTS.includes(name)) throw new Trouble(`there is no ${name}; there are ${PARTS.join(', ')}`);
+  expectKnown('part', positionals, PARTS);
   for (const part of positionals.length === 0 ? ['x86'] : positionals) {
     const content = values.force ? null : fetched(part);
     if (content === null) {

@@ -12,7 +12,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { resolve } from 'node:path';
-import { parseArgs } from 'node:util';
+import { commandLine, expectKnown, atLeastOne } from '../command-line.mjs';
 import { repository } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { boot } from './boot.mjs';
@@ -25,33 +25,26 @@ import { ensureQemu } from './tree.mjs';
 
 const viommu = `${repository}packages/cli/bin/viommu.js`;
 
-function usage(message) {
-  console.error(`run.mjs: ${message}`);
-  process.exit(2);
-}
-
 function parse() {
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        all: { type: 'boolean', default: false },
-        verbose: { type: 'boolean', default: false },
-        keep: { type: 'string' },
-        timeout: { type: 'string', default: '300' },
-        json: { type: 'string' },
-      },
-    });
-    const every = [...CASES, ...LONG_CASES];
-    const known = every.map(({ name }) => name);
-    for (const name of positionals)
-      if (!known.includes(name)) usage(`there is no case ${name}; there are ${known.join(', ')}`);
-    const unnamed = values.all ? every : CASES;
-    const cases = positionals.length === 0 ? unnamed : every.filter(({ name }) => positionals.includes(name));
-    return { ...values, timeout: Number(values.timeout), cases };
-  } catch (error) {
-    return usage(error.message);
-  }
+  const { values, positionals } = commandLine({
+    allowPositionals: true,
+    options: {
+      all: { type: 'boolean', default: false },
+      verbose: { type: 'boolean', default: false },
+      keep: { type: 'string' },
+      timeout: { type: 'string', default: '300' },
+      json: { type: 'string' },
+    },
+  });
+  const every = [...CASES, ...LONG_CASES];
+  expectKnown(
+    'case',
+    positionals,
+    every.map(({ name }) => name),
+  );
+  const unnamed = values.all ? every : CASES;
+  const cases = positionals.length === 0 ? unnamed : every.filter(({ name }) => positionals.includes(name));
+  return { ...values, timeout: atLeastOne('--timeout', values.timeout), cases };
 }
 
 async function play(test, options, directory) {

@@ -7,7 +7,7 @@
 //   COMMAND runs the program that follows it; without one: node packages/cli/bin/viommu.js run --quiet --
 //   --bare runs the program on this machine's kernel.
 
-import { parseArgs } from 'node:util';
+import { commandLine, expectKnown, orUsage, atLeastOne } from '../command-line.mjs';
 import { repository, source } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { binary, buildSelftests, PROGRAMS } from './build.mjs';
@@ -19,40 +19,30 @@ import { countTests, formatTotals, parseExpectation, regressions, TapReader } fr
 /** Lines that a failing test may say. */
 const WORDS_MAX = 6;
 
-function usage(message) {
-  console.error(`run.mjs: ${message}`);
-  process.exit(2);
-}
-
 function parse() {
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        program: { type: 'string', default: 'iommufd' },
-        static: { type: 'boolean', default: false },
-        fixtures: { type: 'string' },
-        variants: { type: 'string' },
-        tests: { type: 'string' },
-        expect: { type: 'string' },
-        timeout: { type: 'string', default: '600' },
-        verbose: { type: 'boolean', default: false },
-        json: { type: 'string' },
-        'build-only': { type: 'boolean', default: false },
-        bare: { type: 'boolean', default: false },
-      },
-    });
-    if (!PROGRAMS.includes(values.program)) usage(`--program is one of ${PROGRAMS.join(', ')}`);
-    if (!(Number(values.timeout) > 0)) usage('--timeout takes a number of seconds');
-    return {
-      ...values,
-      timeout: Number(values.timeout),
-      expected: parseExpectation(values.expect ?? 'pass=1'),
-      prefix: positionals,
-    };
-  } catch (error) {
-    return usage(error.message);
-  }
+  const { values, positionals } = commandLine({
+    allowPositionals: true,
+    options: {
+      program: { type: 'string', default: 'iommufd' },
+      static: { type: 'boolean', default: false },
+      fixtures: { type: 'string' },
+      variants: { type: 'string' },
+      tests: { type: 'string' },
+      expect: { type: 'string', default: 'pass=1' },
+      timeout: { type: 'string', default: '600' },
+      verbose: { type: 'boolean', default: false },
+      json: { type: 'string' },
+      'build-only': { type: 'boolean', default: false },
+      bare: { type: 'boolean', default: false },
+    },
+  });
+  expectKnown('program', [values.program], PROGRAMS);
+  return {
+    ...values,
+    timeout: atLeastOne('--timeout', values.timeout),
+    expected: orUsage(() => parseExpectation(values.expect)),
+    prefix: positionals,
+  };
 }
 
 function commandOf(options) {

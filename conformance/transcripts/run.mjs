@@ -18,7 +18,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { commandLine, atLeastOne, usage } from '../command-line.mjs';
 import { writeReport } from '../report.mjs';
 import { firstDifference, splitTranscripts, transcriptLines } from './compare.mjs';
 
@@ -29,34 +29,29 @@ const SHOWN_MAX = 20;
 /** Characters of a script's line. */
 const STEP_MAX = 200;
 
-function usage(message) {
-  console.error(`run.mjs: ${message}`);
-  process.exit(2);
-}
-
 function parse() {
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        kernel: { type: 'string', default: BASE },
-        expected: { type: 'string' },
-        all: { type: 'boolean', default: false },
-        batch: { type: 'string', default: '1000' },
-        timeout: { type: 'string', default: '600' },
-        viommu: { type: 'string', default: here('../../packages/cli/bin/viommu.js') },
-        json: { type: 'string' },
-        bare: { type: 'boolean', default: false },
-      },
-    });
-    if (positionals.length > 1) usage('takes one directory');
-    const directory = positionals[0] ?? here('../data/transcripts');
-    const [batch, timeout] = [Number(values.batch), Number(values.timeout)];
-    if (!(batch >= 1 && timeout > 0)) usage('--batch and --timeout take a number above 0');
-    return { ...values, directory, expected: values.expected ?? directory, batch, timeout };
-  } catch (error) {
-    return usage(error.message);
-  }
+  const { values, positionals } = commandLine({
+    allowPositionals: true,
+    options: {
+      kernel: { type: 'string', default: BASE },
+      expected: { type: 'string' },
+      all: { type: 'boolean', default: false },
+      batch: { type: 'string', default: '1000' },
+      timeout: { type: 'string', default: '600' },
+      viommu: { type: 'string', default: here('../../packages/cli/bin/viommu.js') },
+      json: { type: 'string' },
+      bare: { type: 'boolean', default: false },
+    },
+  });
+  if (positionals.length > 1) usage('takes one directory');
+  const directory = positionals[0] ?? here('../data/transcripts');
+  return {
+    ...values,
+    directory,
+    expected: values.expected ?? directory,
+    batch: atLeastOne('--batch', values.batch),
+    timeout: atLeastOne('--timeout', values.timeout),
+  };
 }
 
 function findScripts(directory) {

@@ -8,7 +8,7 @@
 // conformance/qemu, which is fetched where it is absent; it runs without a guest.
 
 import { readFileSync, writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
+import { commandLine, usage } from '../command-line.mjs';
 import { dice } from '../dice.mjs';
 import * as amd from './record/amd.mjs';
 import { qemuVersion, Qtest, withMemory } from './record/qtest.mjs';
@@ -17,7 +17,7 @@ import { Layout } from './record/words.mjs';
 
 const RECORDERS = [amd, vtd];
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = commandLine({
   options: {
     lines: { type: 'string', default: '1000' },
     seed: { type: 'string', default: '1' },
@@ -28,10 +28,7 @@ const { values, positionals } = parseArgs({
 });
 const recorder = RECORDERS.find(({ name }) => name === positionals[0]);
 if (recorder === undefined || positionals.length !== 1) {
-  console.error(
-    'usage: node conformance/vectors/record.mjs [--lines N] [--seed N] [--output FILE] [--again FILE] amd|vtd',
-  );
-  process.exit(2);
+  usage(`takes one of ${RECORDERS.map(({ name }) => name).join(', ')}`);
 }
 
 /** Random lines, without answers. */

@@ -11,8 +11,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
+import { commandLine } from '../command-line.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const RECORDINGS = fileURLToPath(new URL('../data/vectors', import.meta.url));
@@ -84,17 +84,12 @@ function runFile(path, vendors, quiet) {
 }
 
 function parse() {
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: { quiet: { type: 'boolean', default: false } },
-    });
-    const all = () => readdirSync(RECORDINGS).map((name) => join(RECORDINGS, name));
-    return { quiet: values.quiet, files: positionals.length > 0 ? positionals : all() };
-  } catch (error) {
-    console.error(`run.mjs: ${error.message}`);
-    process.exit(2);
-  }
+  const { values, positionals } = commandLine({
+    allowPositionals: true,
+    options: { quiet: { type: 'boolean', default: false } },
+  });
+  const all = () => readdirSync(RECORDINGS).map((name) => join(RECORDINGS, name));
+  return { quiet: values.quiet, files: positionals.length > 0 ? positionals : all() };
 }
 
 const { quiet, files } = parse();

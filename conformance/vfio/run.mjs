@@ -7,7 +7,7 @@
 //
 // A test that is skipped or fails must be one that expected.mjs gives a reason for.
 
-import { parseArgs } from 'node:util';
+import { commandLine, expectKnown, atLeastOne } from '../command-line.mjs';
 import { repository } from '../linux/tree.mjs';
 import { writeReport } from '../report.mjs';
 import { reserveHugePages } from '../selftest/hugepages.mjs';
@@ -20,32 +20,22 @@ import { DEVICES, IOMMUS, machineFile } from './machine.mjs';
 
 const WORDS_MAX = 6;
 
-function usage(message) {
-  console.error(`run.mjs: ${message}`);
-  process.exit(2);
-}
-
 function parse() {
-  try {
-    const { values } = parseArgs({
-      options: {
-        program: { type: 'string' },
-        iommu: { type: 'string' },
-        timeout: { type: 'string', default: '600' },
-        verbose: { type: 'boolean', default: false },
-        json: { type: 'string' },
-        'build-only': { type: 'boolean', default: false },
-      },
-    });
-    if (values.program !== undefined && !PROGRAMS.includes(values.program))
-      usage(`--program is one of ${PROGRAMS.join(', ')}`);
-    if (values.iommu !== undefined && !IOMMUS.includes(values.iommu))
-      usage(`--iommu is one of ${IOMMUS.join(', ')}`);
-    if (!(Number(values.timeout) > 0)) usage('--timeout takes a number of seconds');
-    return { ...values, timeout: Number(values.timeout) };
-  } catch (error) {
-    return usage(error.message);
-  }
+  const { values } = commandLine({
+    options: {
+      program: { type: 'string' },
+      iommu: { type: 'string' },
+      timeout: { type: 'string', default: '600' },
+      verbose: { type: 'boolean', default: false },
+      json: { type: 'string' },
+      'build-only': { type: 'boolean', default: false },
+    },
+  });
+  const programs = values.program === undefined ? PROGRAMS : [values.program];
+  const iommus = values.iommu === undefined ? IOMMUS : [values.iommu];
+  expectKnown('program', programs, PROGRAMS);
+  expectKnown('IOMMU', iommus, IOMMUS);
+  return { ...values, programs, iommus, timeout: atLeastOne('--timeout', values.timeout) };
 }
 
 /** The reason that expected.mjs has for a test. */
@@ -105,7 +95,7 @@ async function run(program, iommu, options) {
 }
 
 async function runAll(iommu, options, total) {
-  for (const program of options.program === undefined ? PROGRAMS : [options.program]) {
+  for (const program of options.programs) {
     const counted = await run(program, iommu, options);
     for (const key of ['pass', 'fail', 'skip']) total[key] += counted[key];
     total.failures.push(...counted.failures);
@@ -118,8 +108,7 @@ if (options['build-only']) process.exit(0);
 const giveBack = reserveHugePages();
 const total = { pass: 0, fail: 0, skip: 0, failures: [] };
 try {
-  const iommus = options.iommu === undefined ? IOMMUS : [options.iommu];
-  await Promise.all(iommus.map((iommu) => runAll(iommu, options, total)));
+  await Promise.all(options.iommus.map((iommu) => runAll(iommu, options, total)));
 } finally {
   giveBack();
 }

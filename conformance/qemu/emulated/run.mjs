@@ -10,7 +10,7 @@
 
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { parseArgs } from 'node:util';
+import { commandLine, atLeastOne } from '../../command-line.mjs';
 import { writeReport } from '../../report.mjs';
 import { BARE, kernelOptions, watch } from '../boot.mjs';
 import { SMMU_NESTED } from '../cases.mjs';
@@ -55,7 +55,7 @@ function outerCommand(image) {
   ];
 }
 
-const { values: options } = parseArgs({
+const { values: options } = commandLine({
   options: {
     verbose: { type: 'boolean', default: false },
     keep: { type: 'string' },
@@ -63,6 +63,7 @@ const { values: options } = parseArgs({
     json: { type: 'string' },
   },
 });
+const timeout = atLeastOne('--timeout', options.timeout);
 ensureQemu('arm64', EMULATED.name);
 const work = mkdtempSync(`${tmpdir()}/viommu-qemu-`);
 try {
@@ -73,7 +74,7 @@ try {
   const onLine = (line) => {
     if (options.verbose) console.log(line);
   };
-  const run = await watch(outerCommand(image), Number(options.timeout), onLine);
+  const run = await watch(outerCommand(image), timeout, onLine);
   if (options.keep !== undefined) {
     mkdirSync(options.keep, { recursive: true });
     writeFileSync(`${options.keep}/${test.name}.log`, `${run.lines.join('\n')}\n`);

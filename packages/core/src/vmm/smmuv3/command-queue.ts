@@ -1,5 +1,5 @@
 import { nameOf } from '../../base/bit-fields.ts';
-import { queuePlace, type QueuePlace } from '../../iommu/arm-smmu-v3/hardware/event-queue.ts';
+import { queuePlace, type QueuePlace } from '../../iommu/arm-smmu-v3/hardware/queue-place.ts';
 import type { Interrupts } from '../../iommu/arm-smmu-v3/hardware/interrupts.ts';
 import type { RegisterFile } from '../../iommu/arm-smmu-v3/hardware/registers.ts';
 import { CMD, CMD_BYTES, CMD_WORDS } from '../../iommu/arm-smmu-v3/spec/commands.ts';

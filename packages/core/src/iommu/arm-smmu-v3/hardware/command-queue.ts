@@ -8,7 +8,7 @@ import { queueCount, queueEmpty, queueFull, queueMask, queueNext, queueSlot } fr
 import { CERROR, CMDQ_CONS, CR0, GERROR, OFFSET } from '../spec/registers.ts';
 import type { Commands } from './commands.ts';
 import type { SmmuV3Features } from './config.ts';
-import { type QueuePlace, queuePlace } from './event-queue.ts';
+import { type QueuePlace, queuePlace } from './queue-place.ts';
 import type { Interrupts } from './interrupts.ts';
 import type { RegisterFile } from './registers.ts';
 

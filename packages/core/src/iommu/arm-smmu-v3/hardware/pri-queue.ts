@@ -3,25 +3,12 @@
 import { encode } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import {
-  PRG_RESPONSE,
-  PRIQ_BYTES,
-  PRIQ_RECORD,
-  PRIQ_WORDS,
-  queueEmpty,
-  queueFull,
-  queueMask,
-  queueNext,
-  queueSlot,
-} from '../spec/queues.ts';
-import { CR0, GERROR, OFFSET, OUTQ_PROD, PRIQ_IRQ_CFG2 } from '../spec/registers.ts';
+import { PRG_RESPONSE, PRIQ_BYTES, PRIQ_RECORD } from '../spec/queues.ts';
+import { CR0, GERROR, OFFSET, PRIQ_IRQ_CFG2 } from '../spec/registers.ts';
 import type { SmmuV3Features } from './config.ts';
-import { type QueuePlace, queuePlace } from './event-queue.ts';
 import type { Interrupts } from './interrupts.ts';
+import { OutputQueue } from './output-queue.ts';
 import type { RegisterFile } from './registers.ts';
-
-const INDEX = OUTQ_PROD.WR.inPlace;
-const OVERFLOW = OUTQ_PROD.OVFLG.inPlace;
 
 /** A PCIe Page Request Message. Without a PASID, `execute` and `privileged` are false. */
 export interface PageRequest {
@@ -51,12 +38,11 @@ export interface PageResponse {
 export type PparLookup = (streamId: number) => boolean | null;
 
 export class PriQueue {
-  readonly #memory: PhysicalMemory;
+  readonly #queue: OutputQueue;
   readonly #features: SmmuV3Features;
   readonly #registers: RegisterFile;
   readonly #interrupts: Interrupts;
   readonly #trace: Trace | null;
-  #place: QueuePlace = { base: 0, log2: 0 };
 
   constructor(
     memory: PhysicalMemory,
@@ -65,31 +51,32 @@ export class PriQueue {
     interrupts: Interrupts,
     trace: Trace | null,
   ) {
-    this.#memory = memory;
+    this.#queue = new OutputQueue(memory, registers, {
+      base: OFFSET.PRIQ_BASE,
+      prod: OFFSET.PRIQ_PROD,
+      cons: OFFSET.PRIQ_CONS,
+      log2Max: features.priqs,
+      entryBytes: PRIQ_BYTES,
+    });
     this.#features = features;
     this.#registers = registers;
     this.#interrupts = interrupts;
     this.#trace = trace;
   }
 
+  /** The base register changed. */
   configure(): void {
-    this.#place = queuePlace(this.#registers, OFFSET.PRIQ_BASE, this.#features.priqs, PRIQ_BYTES);
-    this.normalize();
+    this.#queue.configure();
   }
 
+  /** Software wrote PROD. */
   normalize(): void {
-    const prod = this.#registers.get(OFFSET.PRIQ_PROD);
-    this.#registers.set(OFFSET.PRIQ_PROD, (prod & (OVERFLOW | queueMask(this.#place.log2))) >>> 0);
+    this.#queue.normalize();
   }
 
   /** PRIQEN counts while SMMUEN is 1 (§6.3.9.5). */
   get #enabled(): boolean {
     return this.#registers.enabled(CR0.PRIQEN.inPlace) && this.#registers.enabled(CR0.SMMUEN.inPlace);
-  }
-
-  get #overflowed(): boolean {
-    const prod = this.#registers.get(OFFSET.PRIQ_PROD);
-    return ((prod ^ this.#registers.get(OFFSET.PRIQ_CONS)) & OVERFLOW) !== 0;
   }
 
   /** Takes a request: into the queue (null), or answers it at once. */
@@ -98,20 +85,17 @@ export class PriQueue {
     if (!this.#enabled || this.#interrupts.active(GERROR.PRIQ_ABT_ERR.inPlace)) {
       return stopMarker ? null : respond(request, PRG_RESPONSE.FAILURE, null);
     }
-    const prod = this.#registers.get(OFFSET.PRIQ_PROD);
-    const cons = this.#registers.get(OFFSET.PRIQ_CONS);
-    if (this.#overflowed || queueFull(prod & INDEX, cons & INDEX, this.#place.log2)) {
-      if (!this.#overflowed) this.#registers.set(OFFSET.PRIQ_PROD, (prod ^ OVERFLOW) >>> 0);
+    const queue = this.#queue;
+    if (queue.overflowed || queue.full) {
+      queue.overflow();
       if (request.last && this.#lastOnly) this.#interrupts.raise('priq');
       return request.last && !stopMarker ? this.#overflowResponse(request, ppar) : null;
     }
-    if (!this.#write(request, prod)) {
+    const wasEmpty = queue.empty;
+    if (!this.#write(request)) {
       this.#interrupts.error(GERROR.PRIQ_ABT_ERR.inPlace);
       return stopMarker ? null : respond(request, PRG_RESPONSE.FAILURE, null);
     }
-    const wasEmpty = queueEmpty(prod & INDEX, cons & INDEX, this.#place.log2);
-    const next = queueNext(prod & INDEX, this.#place.log2);
-    this.#registers.set(OFFSET.PRIQ_PROD, ((prod & OVERFLOW) | next) >>> 0);
     if (this.#lastOnly ? request.last : wasEmpty) this.#interrupts.raise('priq');
     return null;
   }
@@ -121,7 +105,7 @@ export class PriQueue {
     return (this.#registers.get(OFFSET.PRIQ_IRQ_CFG2) & PRIQ_IRQ_CFG2.LO.inPlace) !== 0;
   }
 
-  #write(request: PageRequest, prod: number): boolean {
+  #write(request: PageRequest): boolean {
     const words = encode(PRIQ_RECORD, {
       StreamID: request.streamId,
       SubstreamID: request.substreamId ?? 0,
@@ -138,11 +122,7 @@ export class PriQueue {
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'page-request', unit: 'smmuv3', ...request });
     }
-    const address = this.#place.base + queueSlot(prod & INDEX, this.#place.log2) * PRIQ_BYTES;
-    for (let word = 0; word < PRIQ_WORDS; word += 2) {
-      if (!this.#memory.store64(address + word * 4, words[word]!, words[word + 1]!)) return false;
-    }
-    return true;
+    return this.#queue.write(words);
   }
 
   /** §8.1: success, with the PASID where the endpoint wants it there; failure where nobody can say. */

@@ -4,14 +4,23 @@ import { Player } from '../transcripts/play.ts';
 import { Dice } from './script/dice.ts';
 import { make } from './script/make.ts';
 import { Script } from './script/script.ts';
+import type { Step } from './script/step.ts';
 import { modelState, viommuState } from './state.ts';
+import { ACCESS_STEPS } from './script/steps-access.ts';
 import { DEVICE_STEPS } from './script/steps-device.ts';
+import { DIRTY_STEPS } from './script/steps-dirty.ts';
 import { EVENT_STEPS, lastSteps } from './script/steps-events.ts';
-import { IOAS_STEPS, type Step } from './script/steps-ioas.ts';
+import { IOAS_STEPS } from './script/steps-ioas.ts';
 
 // Random scripts on viommu and on the model at once.
 
-const STEPS: readonly (readonly [number, string, Step])[] = [...IOAS_STEPS, ...DEVICE_STEPS, ...EVENT_STEPS];
+const STEPS: readonly (readonly [number, string, Step])[] = [
+  ...IOAS_STEPS,
+  ...DEVICE_STEPS,
+  ...DIRTY_STEPS,
+  ...ACCESS_STEPS,
+  ...EVENT_STEPS,
+];
 const BY_NAME = new Map(STEPS.map(([, name, step]) => [name, step]));
 
 /** What a script is about: these steps come more often than the others. */

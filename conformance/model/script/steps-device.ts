@@ -1,17 +1,13 @@
-import type { Device, Ioas } from '../iommufd/context.ts';
+import type { Device } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
 import { Script, StructWriter, type Reference } from './script.ts';
-import { send, someIova, someLength, someOffset, somePart, someRange, type Step } from './steps-ioas.ts';
+import { send, someIova, someOffset, testCommand, type Step } from './step.ts';
 
-// Steps on devices, their domains and accesses.
+// Steps on devices and their domains.
 
 const PAGE = 4096n;
 const PASIDS = [0, 1, 1, 2, 3, 1024, 1024, 1024, (1 << 20) - 1, 1 << 20, 0xffff_ffff];
 const PT_KINDS = ['ioas', 'hwpt-paging', 'hwpt-nested'] as const;
-
-function testCommand(op: number): StructWriter {
-  return new StructWriter(72).u32(4, op);
-}
 
 function mockDomain(script: Script, dice: Dice, slot: number): void {
   if (script.objects(slot, 'device').length > 12) return;
@@ -262,197 +258,6 @@ function checkRefs(script: Script, dice: Dice, slot: number): void {
   send(script, dice, slot, 0xa0, struct.u32(32, refs + (dice.once(8) ? 1 : 0)));
 }
 
-// Dirty tracking
-
-function dirtyHwpt(script: Script, dice: Dice, slot: number): { reference: Reference; ioas: Ioas | null } {
-  const dirty = script.liveWhere(slot, 'hwpt-paging', ({ domain }) => domain.dirtyOps);
-  const reference =
-    dirty.length > 0 && !dice.once(8)
-      ? { variable: dice.pick(dirty) }
-      : script.reference(dice, slot, 'hwpt-paging');
-  return { reference, ioas: script.resolve(slot, reference, 'hwpt-paging')?.ioas ?? null };
-}
-
-/** A domain that tracks what is written. */
-function trackedHwpt(script: Script, dice: Dice, slot: number): { reference: Reference; ioas: Ioas | null } {
-  const tracked = (): number[] => script.liveWhere(slot, 'hwpt-paging', ({ domain }) => domain.tracking);
-  if (tracked().length === 0) {
-    const { reference } = dirtyHwpt(script, dice, slot);
-    script.ioctl(slot, 0x8b, new StructWriter(16).u32(4, 1).reference(8, reference));
-  }
-  const hwpts = tracked();
-  if (hwpts.length === 0 || dice.once(8)) return dirtyHwpt(script, dice, slot);
-  const reference = { variable: dice.pick(hwpts) };
-  return { reference, ioas: script.resolve(slot, reference, 'hwpt-paging')?.ioas ?? null };
-}
-
-function setTracking(script: Script, dice: Dice, slot: number): void {
-  const { reference } = dirtyHwpt(script, dice, slot);
-  const struct = new StructWriter(16)
-    .u32(
-      4,
-      dice.weighted([
-        [8, 1],
-        [2, 0],
-        [1, 2],
-      ]),
-    )
-    .reference(8, reference);
-  send(script, dice, slot, 0x8b, struct);
-}
-
-function setDirty(script: Script, dice: Dice, slot: number): void {
-  const { reference, ioas } = trackedHwpt(script, dice, slot);
-  const buffer = dice.below(8);
-  script.add(
-    `A ${buffer} ${Array.from({ length: 4 }, () => dice.u32().toString(16).padStart(8, '0')).join('')}`,
-  );
-  const pageSize = dice.weighted([
-    [6, 4096n],
-    [4, 2048n],
-    [1, 1n],
-    [1, 65536n],
-    [1, 3000n],
-    [1, dice.u64()],
-  ]);
-  const { iova, length } = someRange(dice, ioas);
-  const struct = testCommand(13)
-    .reference(8, reference)
-    .u64(24, iova)
-    .u64(32, dice.once(4) ? pageSize * BigInt(1 + dice.below(128)) : length)
-    .u64(40, pageSize)
-    .buffer(48, buffer);
-  if (struct.line(0, 0).length > 0 && length / (pageSize === 0n ? 1n : pageSize) > 1n << 19n)
-    struct.u64(32, pageSize);
-  send(script, dice, slot, 0xa0, struct);
-}
-
-function getDirty(script: Script, dice: Dice, slot: number): void {
-  const { reference, ioas } = dirtyHwpt(script, dice, slot);
-  const buffer = dice.below(7);
-  script.add(`A ${buffer} 00`);
-  const { iova, length } = dice.once(3) ? somePart(dice, ioas) : someRange(dice, ioas);
-  const struct = new StructWriter(48)
-    .reference(4, reference)
-    .u32(
-      8,
-      dice.weighted([
-        [3, 0],
-        [3, 1],
-        [1, 2],
-      ]),
-    )
-    .u64(16, iova)
-    .u64(24, length)
-    .u64(
-      32,
-      dice.weighted([
-        [6, 4096n],
-        [4, 2048n],
-        [1, 1n],
-        [1, 512n],
-        [1, 8192n],
-        [1, 65536n],
-        [1, 3000n],
-        [1, dice.u64()],
-      ]),
-    )
-    .buffer(40, buffer);
-  if (dice.once(32)) struct.u64(40, dice.u64());
-  send(script, dice, slot, 0x8c, struct);
-  script.add(`O ${buffer} 128`);
-}
-
-// Accesses
-
-function createAccess(script: Script, dice: Dice, slot: number): void {
-  if (script.live(slot, 'access-fd').length > 8) return;
-  const struct = testCommand(5)
-    .reference(8, script.reference(dice, slot, 'ioas'))
-    .u32(
-      20,
-      dice.weighted([
-        [8, 1],
-        [4, 0],
-        [1, 2],
-      ]),
-    );
-  send(script, dice, slot, 0xa0, struct, [[16, 'access-fd']]);
-}
-
-/** A descriptor of an access and the IOAS behind it. */
-function someAccess(script: Script, dice: Dice, slot: number): { reference: Reference; ioas: Ioas | null } {
-  const reference = script.reference(dice, slot, 'access-fd');
-  const fd = 'value' in reference ? reference.value : script.value(reference.variable);
-  const file = script.model.machine.descriptors.get(fd);
-  return { reference, ioas: file?.kind === 'access' ? file.access.ioas : null };
-}
-
-function syz(dice: Dice, struct: StructWriter, flagsAt: number, iovaAt: number, flags: number): void {
-  if (!dice.once(16)) return;
-  struct.u32(flagsAt, flags | (1 << 16));
-  struct.u64(iovaAt, BigInt(dice.below(4)) | (BigInt(dice.below(2) * 4096) << 32n));
-}
-
-function accessPages(script: Script, dice: Dice, slot: number): void {
-  const { reference, ioas } = someAccess(script, dice, slot);
-  const { iova, length } = somePart(dice, ioas);
-  const flags = dice.weighted([
-    [4, 0],
-    [4, 1],
-    [1, 2],
-  ]);
-  const struct = testCommand(7).reference(8, reference).u32(16, flags).u64(24, iova).u64(32, length);
-  const area = ioas?.iopt.touching(iova, iova)[0];
-  if (area?.pages.kind === 'user' && dice.once(3))
-    struct.arena(
-      40,
-      BigInt.asUintN(64, area.pages.start + area.startByte + iova - area.iova - 0x2000_0000_0000n),
-    );
-  else if (dice.once(8)) struct.arena(40, someOffset(dice));
-  syz(dice, struct, 16, 24, flags & 1);
-  send(script, dice, slot, 0xa0, struct);
-}
-
-function destroyPages(script: Script, dice: Dice, slot: number): void {
-  const { reference } = someAccess(script, dice, slot);
-  send(script, dice, slot, 0xa0, testCommand(6).reference(8, reference).u32(16, dice.below(6)));
-}
-
-function accessRw(script: Script, dice: Dice, slot: number): void {
-  const { reference, ioas } = someAccess(script, dice, slot);
-  const part = somePart(dice, ioas);
-  const length = dice.once(24) ? someLength(dice) : part.length > 40000n ? 40000n : part.length;
-  // What was unmapped is gone here, and in Linux it is not while it is pinned.
-  const slow = script.lines.some((line) => line.startsWith('U')) ? 0 : 4;
-  const flags = dice.weighted([
-    [4, 0],
-    [4, 1],
-    [4, slow],
-    [4, slow | 1],
-    [1, 2],
-  ]);
-  const struct = testCommand(8)
-    .reference(8, reference)
-    .u64(16, BigInt.asUintN(64, part.iova + (dice.once(3) ? BigInt(dice.below(5000)) : 0n)))
-    .u64(24, length)
-    .u32(40, flags)
-    .arena(32, BigInt(dice.below(64)) * 1024n + 0x240_0000n);
-  if (dice.once(8)) struct.arena(32, someOffset(dice));
-  syz(dice, struct, 40, 16, flags & 5);
-  send(script, dice, slot, 0xa0, struct);
-  script.add('D 2400000 4000');
-  script.add('D 0 20000');
-}
-
-function replaceIoas(script: Script, dice: Dice, slot: number): void {
-  const { reference } = someAccess(script, dice, slot);
-  const struct = testCommand(11)
-    .reference(8, reference)
-    .reference(16, script.reference(dice, slot, 'ioas'));
-  send(script, dice, slot, 0xa0, struct);
-}
-
 export const DEVICE_STEPS: readonly (readonly [number, string, Step])[] = [
   [30, 'mock-domain', mockDomain],
   [60, 'hwpt-alloc', hwptAlloc],
@@ -463,12 +268,4 @@ export const DEVICE_STEPS: readonly (readonly [number, string, Step])[] = [
   [10, 'pasid-check', pasidCheck],
   [24, 'check-map', checkMap],
   [12, 'check-refs', checkRefs],
-  [12, 'set-tracking', setTracking],
-  [20, 'set-dirty', setDirty],
-  [20, 'get-dirty', getDirty],
-  [18, 'create-access', createAccess],
-  [36, 'access-pages', accessPages],
-  [10, 'destroy-pages', destroyPages],
-  [36, 'access-rw', accessRw],
-  [12, 'replace-ioas', replaceIoas],
 ];

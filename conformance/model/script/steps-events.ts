@@ -1,16 +1,12 @@
 import type { Context } from '../iommufd/context.ts';
 import type { Dice } from './dice.ts';
 import { Script, StructWriter, type Kind } from './script.ts';
-import { send, someIova, someLength, type Step } from './steps-ioas.ts';
+import { send, someIova, someLength, testCommand, type Step } from './step.ts';
 
 // Steps on virtual IOMMUs and event queues, and those that end things.
 
 const PAGE = 4096n;
 const FDS: readonly Kind[] = ['access-fd', 'fault-fd', 'veventq-fd', 'dmabuf-fd'];
-
-function testCommand(op: number): StructWriter {
-  return new StructWriter(72).u32(4, op);
-}
 
 function viommuAlloc(script: Script, dice: Dice, slot: number): void {
   const parents = script.liveWhere(slot, 'hwpt-paging', ({ nestParent }) => nestParent);

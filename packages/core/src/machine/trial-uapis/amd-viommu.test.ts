@@ -8,7 +8,7 @@ import { Kernel } from '../kernel.ts';
 import { allocViommu, AmdVm, guestCommand, guestDte } from '../testing/amd-guest.ts';
 import { withPorts } from '../testing/ports.ts';
 import { partsOf } from '../testing/vendors.ts';
-import { Vm } from '../testing/vm.ts';
+import { PLUGGED, Vm } from '../testing/vm.ts';
 import type { Vendor } from '../iommus/vendor.ts';
 
 const IOVA = 0x1234_5000n;
@@ -171,6 +171,21 @@ describe('a guest with queues of its own', () => {
     const semaphore = a.vm.guest.page();
     a.vm.port.send(guestCommand.completionWait(semaphore, 0x21n));
     expect(a.vm.guest.read64(semaphore)).toBe(0x21n);
+  });
+
+  it('follows a change of the host with no device attached', () => {
+    const { vm } = translated(machine(), 100, 0, 'abc');
+    const [lost, next] = [0x5000_0000_0000n, 0x5000_0000_1000n];
+    const read = (va: bigint): bigint => new DataView(vm.read(va, 8).buffer).getBigUint64(0, true);
+    vm.process.memory.map(lost, 0x2000n);
+    vm.map(vm.ioasId, { iova: PLUGGED, va: lost, length: 0x1000n });
+    expect(vm.detach(vm.port.device)).toBe(0);
+    vm.port.send(guestCommand.completionWait(PLUGGED, 1n));
+    expect(read(lost)).toBe(1n);
+    expect(vm.unmap(vm.ioasId, PLUGGED, 0x1000n).rc).toBe(0);
+    vm.map(vm.ioasId, { iova: PLUGGED, va: next, length: 0x1000n });
+    vm.port.send(guestCommand.completionWait(PLUGGED, 2n));
+    expect([read(lost), read(next)]).toEqual([1n, 2n]);
   });
 
   it('invalidates all that is its own with one command, and nothing of a neighbour', () => {

@@ -16,6 +16,7 @@ import { copyToUserData, copyUserData, type UserData } from '../../user-data.ts'
 import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { AmdIommuDevice } from '../driver/device.ts';
 import { makeClearDte } from '../driver/configuration/dte.ts';
+import type { Ivhd } from '../driver/ivhd.ts';
 import { RING_LOG2_MIN } from '../spec/registers.ts';
 import {
   GUEST_COMMAND_CONTROL,
@@ -68,7 +69,10 @@ export class HwViommu extends AmdViommu {
   readonly #transDeviceId: number;
   #mmapOffset: bigint | null = null;
 
-  /** amd_iommufd_viommu_init(): ENOSPC where no guest id or no device id is left. */
+  /**
+   * amd_iommufd_viommu_init(): ENOSPC where no guest id or no device id is left. The parent is attached to the IOMMU as by
+   * a device of its own: the IOMMU caches the guest's addresses also while no device of the guest is.
+   */
   static make(
     core: ViommuCore,
     parent: AmdPagingDomain,
@@ -86,6 +90,12 @@ export class HwViommu extends AmdViommu {
     if (trans === null) {
       resources.guestIds.free(guestId);
       return fail(ENOSPC, 'no device id is left for the translation of guest addresses');
+    }
+    const entered = parent.enterIvhd(core.iommu as Ivhd);
+    if (failed(entered)) {
+      resources.freeTransDevice(trans);
+      resources.guestIds.free(guestId);
+      return entered;
     }
     const made = new HwViommu(core, parent, resources, guestId, trans);
     const started = made.#start(memory, data);
@@ -214,6 +224,7 @@ export class HwViommu extends AmdViommu {
     this.#resources.reset(this.guestId);
     ivhd.segment.writer(ivhd, this.#transDeviceId).write(makeClearDte(null));
     ivhd.flushDomainId(this.parent.id);
+    this.parent.leaveIvhd(ivhd);
     this.#resources.freeTransDevice(this.#transDeviceId);
     this.#resources.guestIds.free(this.guestId);
   }

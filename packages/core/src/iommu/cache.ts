@@ -4,6 +4,7 @@
 // emptied by giving it a new number.
 
 import { assert } from '../base/assert.ts';
+import { addressOf } from '../pagetable/walk.ts';
 
 /** Numbers that entries are tagged with. No two tags that live at the same time are alike. */
 export class TagNumbers {
@@ -76,8 +77,15 @@ export const ANY_SPACE = -1;
 const WAYS = 4;
 const WAY_SHIFT = 2;
 const PAGE_SHIFT = 12;
-/** Words per key: address 31:0 with the size in its low bits, address 63:32, domain, address space. */
-const KEY_SHIFT = 2;
+/**
+ * Words of an entry. Its key: address 31:0 with the size in its low bits, address 63:32, domain, address space. What it
+ * says lies beside it, so that a hit looks at one place in memory: where the entry's first byte leads, by word, and two
+ * that mean what the owner wants them to.
+ */
+const ROW_SHIFT = 3;
+const OUT_HI = 4;
+const OUT_LO = 5;
+const WORD = 6;
 
 /** Powers of two: `**` is a call. */
 export const POW2 = Float64Array.from({ length: 65 }, (_, bits) => 2 ** bits);
@@ -95,19 +103,27 @@ export interface InfoFilter {
 }
 const ALL: InfoFilter = { mask: 0, value: 0 };
 
+const NO_ROWS = new Int32Array(0);
+
+/** Where an address leads, and how many bytes from there on are mapped alike. */
+export interface Located {
+  pa: number;
+  bytes: number;
+}
+
 export class TranslationCache {
   readonly capacity: number = 0;
+  /** The entries, {@link ROW_SHIFT}. */
+  readonly #rows: Int32Array = NO_ROWS;
   /** For the owner: what {@link InfoFilter} looks at. */
   readonly info: Uint8Array;
   /** Slots that invalidations have looked at, for measuring. */
   probed = 0;
   /** Called before a live entry gives way to another one. */
   onEvict: ((slot: number) => void) | null = null;
-  readonly #keys: Int32Array;
   readonly #victim: Uint8Array;
   readonly #mask: number = 0;
-  readonly #shift: number = 0;
-  /** log2 of the sets; the bits of an address above those that count the slots, page by page. */
+  /** log2 of the sets; the bits of a page's number above those that count the slots. */
   readonly #setBits: number = 0;
   readonly #above: number = 0;
 
@@ -116,54 +132,79 @@ export class TranslationCache {
     const setBits = Math.max(0, Math.ceil(Math.log2(Math.max(entries, WAYS) / WAYS)));
     this.capacity = WAYS << setBits;
     this.#mask = this.capacity - 1;
-    this.#shift = 32 - WAY_SHIFT - setBits;
     this.#setBits = setBits;
-    this.#above = ~(this.#mask << PAGE_SHIFT);
-    this.#keys = new Int32Array(this.capacity << KEY_SHIFT);
+    this.#above = ~this.#mask;
+    this.#rows = new Int32Array(this.capacity << ROW_SHIFT);
     this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
   }
 
   clear(): void {
-    this.#keys.fill(0);
+    this.#rows.fill(0);
   }
 
   /**
    * The home of an entry: the slot that it has where that is free; its set are the slots that differ in the two highest
    * bits. Pages that follow one another have neighbouring homes, as a device goes from one to the next, and no two of
    * as many pages as there are slots have the same one; what lies further away, larger entries, and other domains lie
-   * anywhere: Fibonacci hashing, the upper bits of a product.
+   * anywhere: a product of what is above those pages.
    */
   #home(lo: number, hi: number, mix: number): number {
-    const block = (lo & this.#above) ^ (hi << 11) ^ (hi >>> 7) ^ mix;
-    return ((Math.imul(block, 0x9e37_79b1) >>> this.#shift) ^ (lo >>> PAGE_SHIFT)) & this.#mask;
+    const page = (lo >>> PAGE_SHIFT) ^ (hi << 20) ^ (hi >>> 12);
+    return ((Math.imul((page & this.#above) ^ mix, 0x9e37_79b1) >>> 14) ^ page) & this.#mask;
   }
 
   /**
-   * The slot of the entry that covers the address in `space` or in `other` (global entries; 0 for none), or -1.
+   * Answers with where an address leads, where an entry covers it that is of the domain's smallest size and at home, as
+   * most are, has 2^30 bytes at most, and whose word has `value`, which is not 0, under `mask`. Returns the word; 0 says
+   * nothing but that lookup() has to be asked. This much is small enough for V8 to make one piece of it and of who asks,
+   * and fastest where all give answers of one shape.
    */
+  answer(
+    domain: CacheDomain,
+    space: number,
+    other: number,
+    hi: number,
+    lo: number,
+    mask: number,
+    value: number,
+    answer: Located,
+  ): number {
+    const rows = this.#rows;
+    const low = (lo & domain.maskLo) | domain.size;
+    const high = hi & domain.maskHi;
+    // As #home().
+    const page = (low >>> PAGE_SHIFT) ^ (high << 20) ^ (high >>> 12);
+    const row =
+      (((Math.imul((page & this.#above) ^ domain.mix, 0x9e37_79b1) >>> 14) ^ page) & this.#mask) << ROW_SHIFT;
+    if (rows[row] !== low || rows[row | 1] !== high || rows[row | 2] !== domain.id) return 0;
+    const tag = rows[row | 3];
+    const word = rows[row | WORD]!;
+    if ((tag !== space && tag !== other) || (word & mask) !== value) return 0;
+    // Shifts take the size alone of it.
+    const size = 1 << low;
+    const offset = lo & (size - 1);
+    answer.pa = rows[row | OUT_HI]! * 0x1_0000_0000 + ((rows[row | OUT_LO]! | offset) >>> 0);
+    answer.bytes = size - offset;
+    return word;
+  }
+
+  /** The slot of the entry that covers the address in `space` or in `other` (global entries; 0 for none), or -1. */
   lookup(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
-    const home = this.atHome(domain, space, other, hi, lo);
-    return home >= 0 || domain.sizeCount === 0 ? home : this.#search(domain, space, other, hi, lo);
-  }
-
-  /**
-   * The same where the entry is of the domain's smallest size, and at home: most are. -1 says nothing. It is as small as
-   * it has to be for V8 to make one piece of it and of who asks.
-   */
-  atHome(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     const low = (lo & domain.maskLo) | domain.size;
     const high = hi & domain.maskHi;
     const home = this.#home(low, high, domain.mix);
-    const key = home << KEY_SHIFT;
-    if (keys[key] !== low || keys[key | 1] !== high || keys[key | 2] !== domain.id) return -1;
-    const tag = keys[key | 3];
-    return tag === space || tag === other ? home : -1;
+    const key = home << ROW_SHIFT;
+    if (rows[key] === low && rows[key | 1] === high && rows[key | 2] === domain.id) {
+      const tag = rows[key | 3];
+      if (tag === space || tag === other) return home;
+    }
+    return this.#search(domain, space, other, hi, lo);
   }
 
   #search(domain: CacheDomain, space: number, other: number, hi: number, lo: number): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     const setBits = this.#setBits;
     const { id, mix, sizes, sizeCount } = domain;
     for (let i = 0; i < sizeCount; i++) {
@@ -174,9 +215,9 @@ export class TranslationCache {
       const home = this.#home(low, high, mix);
       for (let way = 0; way < WAYS; way++) {
         const slot = home ^ (way << setBits);
-        const key = slot << KEY_SHIFT;
-        if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id) {
-          const tag = keys[key | 3];
+        const key = slot << ROW_SHIFT;
+        if (rows[key] === low && rows[key | 1] === high && rows[key | 2] === id) {
+          const tag = rows[key | 3];
           if (tag === space || tag === other) return slot;
         }
       }
@@ -187,15 +228,15 @@ export class TranslationCache {
   /** Takes a slot for the entry of `size` (log2 bytes, at least 6) that covers the address; the owner fills it. */
   insert(domain: CacheDomain, space: number, hi: number, lo: number, size: number): number {
     domain.noteSize(size);
-    const keys = this.#keys;
+    const rows = this.#rows;
     const low = (lo & MASK_LO[size]!) | size;
     const high = hi & MASK_HI[size]!;
     const { id } = domain;
     const home = this.#home(low, high, domain.mix);
     for (let way = 0; way < WAYS; way++) {
       const slot = home ^ (way << this.#setBits);
-      const key = slot << KEY_SHIFT;
-      if (keys[key] === low && keys[key | 1] === high && keys[key | 2] === id && keys[key | 3] === space) {
+      const key = slot << ROW_SHIFT;
+      if (rows[key] === low && rows[key | 1] === high && rows[key | 2] === id && rows[key | 3] === space) {
         return slot;
       }
     }
@@ -212,22 +253,22 @@ export class TranslationCache {
 
   /** The home of a new entry, or another slot of its set; where none is free its slots take turns. */
   #take(home: number, low: number, high: number, id: number, space: number): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     let slot = home;
-    if (keys[(home << KEY_SHIFT) + 2] !== 0) slot = this.#makeRoom(home);
-    const key = slot << KEY_SHIFT;
-    keys[key] = low;
-    keys[key | 1] = high;
-    keys[key | 2] = id;
-    keys[key | 3] = space;
+    if (rows[(home << ROW_SHIFT) + 2] !== 0) slot = this.#makeRoom(home);
+    const key = slot << ROW_SHIFT;
+    rows[key] = low;
+    rows[key | 1] = high;
+    rows[key | 2] = id;
+    rows[key | 3] = space;
     return slot;
   }
 
   #makeRoom(home: number): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     for (let way = 1; way < WAYS; way++) {
       const slot = home ^ (way << this.#setBits);
-      if (keys[(slot << KEY_SHIFT) + 2] === 0) return slot;
+      if (rows[(slot << ROW_SHIFT) + 2] === 0) return slot;
     }
     const set = home & (this.#mask >>> WAY_SHIFT);
     const way = this.#victim[set]!;
@@ -250,7 +291,7 @@ export class TranslationCache {
     lo: number,
     filter: InfoFilter = ALL,
   ): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     let removed = 0;
     this.probed += domain.sizeCount * WAYS;
     for (let i = 0; i < domain.sizeCount; i++) {
@@ -260,12 +301,12 @@ export class TranslationCache {
       const home = this.#home(low, high, domain.mix);
       for (let way = 0; way < WAYS; way++) {
         const slot = home ^ (way << this.#setBits);
-        const key = slot << KEY_SHIFT;
-        if (keys[key] !== low || keys[key | 1] !== high || keys[key | 2] !== domain.id) continue;
-        const tag = keys[key | 3];
+        const key = slot << ROW_SHIFT;
+        if (rows[key] !== low || rows[key | 1] !== high || rows[key | 2] !== domain.id) continue;
+        const tag = rows[key | 3];
         if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
         if ((this.info[slot]! & filter.mask) !== filter.value) continue;
-        keys[key | 2] = 0;
+        rows[key | 2] = 0;
         removed++;
       }
     }
@@ -290,7 +331,7 @@ export class TranslationCache {
       return this.#removeScanning(domain, space, second, third, range, filter);
     this.probed += probes * WAYS;
     let removed = 0;
-    const keys = this.#keys;
+    const rows = this.#rows;
     for (let i = 0; i < domain.sizeCount; i++) {
       const size = domain.sizes[i]!;
       const pages = pagesIn(range, size);
@@ -301,12 +342,12 @@ export class TranslationCache {
         const home = this.#home(low, hi, domain.mix);
         for (let way = 0; way < WAYS; way++) {
           const slot = home ^ (way << this.#setBits);
-          const key = slot << KEY_SHIFT;
-          if (keys[key] !== low || keys[key | 1] !== hi || keys[key | 2] !== domain.id) continue;
-          const tag = keys[key | 3];
+          const key = slot << ROW_SHIFT;
+          if (rows[key] !== low || rows[key | 1] !== hi || rows[key | 2] !== domain.id) continue;
+          const tag = rows[key | 3];
           if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
           if ((this.info[slot]! & filter.mask) !== filter.value) continue;
-          keys[key | 2] = 0;
+          rows[key | 2] = 0;
           removed++;
         }
         if (size >= 32) hi = (hi + (1 << (size - 32))) | 0;
@@ -328,49 +369,77 @@ export class TranslationCache {
     range: AddressRange,
     filter: InfoFilter,
   ): number {
-    const keys = this.#keys;
+    const rows = this.#rows;
     this.probed += this.capacity;
     let removed = 0;
     for (let slot = 0; slot < this.capacity; slot++) {
-      const key = slot << KEY_SHIFT;
-      if (keys[key | 2] !== domain.id) continue;
-      const tag = keys[key | 3];
+      const key = slot << ROW_SHIFT;
+      if (rows[key | 2] !== domain.id) continue;
+      const tag = rows[key | 3];
       if (space !== ANY_SPACE && tag !== space && tag !== second && tag !== third) continue;
       if ((this.info[slot]! & filter.mask) !== filter.value) continue;
-      const size = keys[key]! & 63;
-      const low = keys[key]! & ~63;
-      const high = keys[key | 1]!;
+      const size = rows[key]! & 63;
+      const low = rows[key]! & ~63;
+      const high = rows[key | 1]!;
       if (!below(high, low, range.lastHi, range.lastLo)) continue;
       if (!below(range.startHi, range.startLo, high | ~MASK_HI[size]!, low | ~MASK_LO[size]!)) continue;
-      keys[key | 2] = 0;
+      rows[key | 2] = 0;
       removed++;
     }
     return removed;
   }
 
+  /** Says what the entry in a slot does: the output address of its first byte, by word, and the owner's words. */
+  fill(slot: number, outHi: number, outLo: number, word: number): void {
+    const rows = this.#rows;
+    const row = slot << ROW_SHIFT;
+    rows[row | OUT_HI] = outHi;
+    rows[row | OUT_LO] = outLo;
+    rows[row | WORD] = word;
+  }
+
+  outHi(slot: number): number {
+    return this.#rows[(slot << ROW_SHIFT) | OUT_HI]!;
+  }
+
+  outLo(slot: number): number {
+    return this.#rows[(slot << ROW_SHIFT) | OUT_LO]!;
+  }
+
+  out(slot: number): number {
+    return addressOf(this.outHi(slot), this.outLo(slot));
+  }
+
+  wordOf(slot: number): number {
+    return this.#rows[(slot << ROW_SHIFT) | WORD]!;
+  }
+
   /** The domain's number of a slot; 0 where the slot is free. */
   domainOf(slot: number): number {
-    return this.#keys[(slot << KEY_SHIFT) + 2]!;
+    return this.#rows[(slot << ROW_SHIFT) + 2]!;
   }
 
   spaceOf(slot: number): number {
-    return this.#keys[(slot << KEY_SHIFT) + 3]!;
+    return this.#rows[(slot << ROW_SHIFT) + 3]!;
   }
 
   /** log2 of the bytes that an entry covers. */
   sizeOf(slot: number): number {
-    return this.#keys[slot << KEY_SHIFT]! & 63;
+    return this.#rows[slot << ROW_SHIFT]! & 63;
   }
 
   /** The first address that an entry covers, as two u32. */
   addressHi(slot: number): number {
-    return this.#keys[(slot << KEY_SHIFT) + 1]! >>> 0;
+    return this.#rows[(slot << ROW_SHIFT) + 1]! >>> 0;
   }
 
   addressLo(slot: number): number {
-    return (this.#keys[slot << KEY_SHIFT]! & ~63) >>> 0;
+    return (this.#rows[slot << ROW_SHIFT]! & ~63) >>> 0;
   }
 }
+
+/** What a field is before it is set: one that was ever undefined is checked at every use. */
+export const NO_CACHE = new TranslationCache(0);
 
 /** An inclusive range of u64, in words. */
 export interface AddressRange {

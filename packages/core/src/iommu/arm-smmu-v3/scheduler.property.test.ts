@@ -299,13 +299,15 @@ const stepArbitrary: fc.Arbitrary<Step> = fc.oneof(
 /** VA translations that an SMMU has cached, by VMID. */
 function cachedByVmid(unit: SmmuUnit): Map<number, string[]> {
   const { iotlb } = unit.hardware;
-  const { cache, out } = iotlb.leaves;
+  const { cache } = iotlb.leaves;
   const found = new Map<number, string[]>();
   for (const regime of iotlb.regimes()) {
     const entries: string[] = [];
     for (let slot = 0; slot < cache.capacity; slot++) {
       if (cache.domainOf(slot) === regime.va.id)
-        entries.push(`${cache.spaceOf(slot)}:${cache.addressHi(slot)}:${cache.addressLo(slot)}:${out[slot]}`);
+        entries.push(
+          `${cache.spaceOf(slot)}:${cache.addressHi(slot)}:${cache.addressLo(slot)}:${cache.out(slot)}`,
+        );
     }
     found.set(regime.vmid, entries);
   }

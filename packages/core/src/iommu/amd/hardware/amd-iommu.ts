@@ -266,7 +266,7 @@ export class AmdIommu {
 
   // --- transactions ---
 
-  /** What becomes of a transaction. */
+  /** What becomes of a transaction. What a translated outcome says holds until the next transaction. */
   translate(transaction: Transaction): Outcome {
     return this.#quick(transaction) ?? this.#translate(transaction);
   }

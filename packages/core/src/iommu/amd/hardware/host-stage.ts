@@ -18,7 +18,6 @@ import type { DeviceConfig } from './device-config.ts';
 import {
   type Domain,
   ENTRY,
-  FAST_BITS_SHIFT,
   FAST_SIZE_MAX,
   HOST_SPACE,
   type Iotlb,
@@ -89,9 +88,8 @@ export class HostStage implements TableSpace {
       if ((permissions & need) !== need) return this.#fail(AMD_V1_FAULT.PERMISSION, hi, lo);
       const writes = (want & rights & permissions & ACCESS.WRITE) !== 0;
       if ((flags & ENTRY.CLEAN) === 0 || !device.dirty || !writes) {
-        const out = store.out[slot]!;
-        this.outHi = (out / 0x1_0000_0000) | 0;
-        this.outLo = out | 0;
+        this.outHi = store.cache.outHi(slot);
+        this.outLo = store.cache.outLo(slot);
         this.bits = store.cache.sizeOf(slot);
         this.permissions = permissions;
         this.granted = permissions & rights;
@@ -142,11 +140,10 @@ export class HostStage implements TableSpace {
     const slot = missing
       ? store.cache.place(domain.host, HOST_SPACE, hi, lo, leafBits)
       : store.cache.insert(domain.host, HOST_SPACE, hi, lo, leafBits);
-    store.out[slot] = walker.out;
     store.permissions[slot] = permissions;
     store.flags[slot] = flags;
     const slow = leafBits > FAST_SIZE_MAX || inInterruptRange(hi, lo, leafBits);
-    store.fast[slot] = slow ? 0 : permissions | fastFlags(flags) | (leafBits << FAST_BITS_SHIFT);
+    store.cache.fill(slot, walker.outHi, walker.outLo, slow ? 0 : permissions | fastFlags(flags));
     if (this.#trace !== null && this.#trace.active)
       traceFill(this.#trace, 'iotlb', domain, null, hi, lo, leafBits);
   }

@@ -32,7 +32,10 @@ export interface Domain {
   readonly hostTables: CacheDomain;
   readonly guest: CacheDomain;
   readonly guestTables: CacheDomain;
-  /** Another number after each invalidation of host entries: what guest entries know of them is not true any more. */
+  /**
+   * Another number, in the bits of FAST_AGE, after each invalidation of host entries: what guest entries know of them is
+   * not true any more.
+   */
   hostAge: number;
   readonly spaces: Map<number, GuestSpace>;
 }
@@ -48,9 +51,11 @@ export const ENTRY = {
   ABSENT: 8,
 } as const;
 
-/** What an entry says in one word, 0 where that is not enough or the interrupt range is met: permissions in 5:0, these, and log2 of its bytes. */
+/** What an entry says in one word, 0 where that is not enough or the interrupt range is met: permissions in 5:0, and these. */
 export const FAST = { CLEAN: 1 << 6, COHERENT: 1 << 7, NESTED: 1 << 8 } as const;
-export const FAST_BITS_SHIFT = 9;
+/** Of guest entries: Domain.hostAge when it was found where the page leads. */
+export const FAST_AGE = -1 << 9;
+const AGE_STEP = 1 << 9;
 export const FAST_SIZE_MAX = 30;
 
 /** FAST of ENTRY flags. */
@@ -65,28 +70,23 @@ export const HOST_SPACE = 1;
 
 /** A cache with what its entries say, by slot. */
 export class TlbStore {
+  /** An entry's WORD is {@link FAST}. */
   readonly cache: TranslationCache;
-  /** Output address of the entry's first byte. */
-  readonly out: Float64Array;
   readonly permissions: Uint8Array;
   readonly flags: Uint8Array;
-  /** FAST */
-  readonly fast: Int32Array;
 
   constructor(entries: number) {
     this.cache = new TranslationCache(entries);
     const { capacity } = this.cache;
-    this.out = new Float64Array(capacity);
     this.permissions = new Uint8Array(capacity);
     this.flags = new Uint8Array(capacity);
-    this.fast = new Int32Array(capacity);
   }
 
   /** Remembers that nothing is mapped at an address (capability NpCache). */
   setAbsent(domain: CacheDomain, space: number, hi: number, lo: number): void {
     const slot = this.cache.insert(domain, space, hi, lo, 12);
     this.flags[slot] = ENTRY.ABSENT;
-    this.fast[slot] = 0;
+    this.cache.fill(slot, 0, 0, 0);
   }
 }
 
@@ -95,12 +95,12 @@ const SPACES_MAX = 1 << 16;
 
 export class Iotlb {
   readonly host: TlbStore;
+  /** Where its entries lead are system physical addresses, where WORD is not 0. */
   readonly guest: TlbStore;
+  /** Guest physical addresses of the same. */
+  readonly guestOut: Float64Array;
   readonly hostTables: TableStore | null;
   readonly guestTables: TableStore | null;
-  /** Of guest entries that `fast` is about: the SPA of the page, and Domain.hostAge when that was found. */
-  readonly guestSpas: Float64Array;
-  readonly guestAt: Int32Array;
   /** Called when every tag has been given up: whoever keeps domains or spaces must look them up again. */
   onStartOver: (() => void) | null = null;
   readonly #numbers = new TagNumbers(HOST_SPACE + 1);
@@ -116,8 +116,7 @@ export class Iotlb {
     this.hostTables = tables ? new TableStore(entries) : null;
     this.guestTables = tables ? new TableStore(entries) : null;
     this.#roots = roots;
-    this.guestSpas = new Float64Array(this.guest.cache.capacity);
-    this.guestAt = new Int32Array(this.guest.cache.capacity);
+    this.guestOut = new Float64Array(this.guest.cache.capacity);
   }
 
   /** Starts over where there are too many tags: caches may evict at any time. Asked for between operations. */
@@ -185,7 +184,9 @@ export class Iotlb {
   invalidateHost(domainId: number, range: AddressRange | null, pde: boolean): void {
     const domain = this.#domains.get(domainId);
     if (domain === undefined) return;
-    domain.hostAge = (domain.hostAge + 1) | 0;
+    domain.hostAge = (domain.hostAge + AGE_STEP) | 0;
+    // Ages come again: nobody must have one from before.
+    if (domain.hostAge === 0) domain.guest.renew(this.#numbers.take());
     if (range === null) domain.host.renew(this.#numbers.take());
     else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
     if (!pde) return;

@@ -5,7 +5,7 @@ import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { X86_FAULT, type X86Config, type X86Fault, X86Walker } from '../../../pagetable/x86-64.ts';
 import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { POW2, type TranslationCache } from '../../cache.ts';
+import { NO_CACHE, POW2, type TranslationCache } from '../../cache.ts';
 import type { TableView } from '../../cache-tables.ts';
 import { GCR3_LEVEL_BITS } from '../spec/dte.ts';
 import { ACCESS, ALL_RIGHTS, USER_SHIFT, hostAccess, hostGrants } from './access.ts';
@@ -19,7 +19,7 @@ import {
   type Domain,
   ENTRY,
   FAST,
-  FAST_BITS_SHIFT,
+  FAST_AGE,
   FAST_SIZE_MAX,
   type GuestSpace,
   HOST_SPACE,
@@ -50,13 +50,10 @@ export class Translator {
   readonly #guest: X86Walker;
   readonly #guestView: TableView | null;
   /** The IOTLB's parts, one step nearer. */
-  readonly #hostLeaves: TranslationCache;
-  readonly #hostFast: Int32Array;
-  readonly #hostOuts: Float64Array;
-  readonly #guestLeaves: TranslationCache;
-  readonly #guestFast: Int32Array;
-  readonly #guestSpas: Float64Array;
-  readonly #guestAt: Int32Array;
+  readonly #hostLeaves: TranslationCache = NO_CACHE;
+  readonly #guestLeaves: TranslationCache = NO_CACHE;
+  /** What the IOTLB alone has answered last. */
+  readonly #answer = { kind: 'translated' as const, pa: NaN, bytes: 0, forceCoherent: false };
   /** Where users' permissions are: without USSup every access is a supervisor's. */
   readonly #userShift: number = 0;
   /** What the guest lookup found, and the entry that has it. */
@@ -82,44 +79,24 @@ export class Translator {
     this.#guest = new X86Walker(memory);
     this.#guestView = iotlb.guestTables?.view() ?? null;
     this.#hostLeaves = iotlb.host.cache;
-    this.#hostFast = iotlb.host.fast;
-    this.#hostOuts = iotlb.host.out;
     this.#guestLeaves = iotlb.guest.cache;
-    this.#guestFast = iotlb.guest.fast;
-    this.#guestSpas = iotlb.guestSpas;
-    this.#guestAt = iotlb.guestAt;
     this.#guest.cache = this.#guestView;
   }
 
   /**
-   * The outcome of an access by GPA where the IOTLB has all that is needed; null says nothing but that translate() has
-   * to be asked. `need` is not 0.
+   * The outcome of an access by GPA where the IOTLB has all that is needed, true until the next; null says nothing but
+   * that translate() has to be asked. `need` is not 0.
    */
   quick(device: CachedDevice, hi: number, lo: number, need: number): Translated | null {
     const { domain } = device;
     const wrong = (hi & device.hostTooHi) | (lo & device.hostTooLo) | (need & device.denied);
     if (wrong !== 0 || domain === null) return null;
-    const slot = this.#hostLeaves.atHome(domain.host, HOST_SPACE, 0, hi, lo);
-    if (slot < 0) return this.#quickSearch(device, domain, hi, lo, need);
-    return this.#quickHit(device, slot, lo, need);
-  }
-
-  #quickSearch(
-    device: CachedDevice,
-    domain: Domain,
-    hi: number,
-    lo: number,
-    need: number,
-  ): Translated | null {
-    const slot = this.#hostLeaves.lookup(domain.host, HOST_SPACE, 0, hi, lo);
-    return slot < 0 ? null : this.#quickHit(device, slot, lo, need);
-  }
-
-  #quickHit(device: CachedDevice, slot: number, lo: number, need: number): Translated | null {
-    const fast = this.#hostFast[slot]!;
-    if ((fast & (need | (device.fastMask & FAST.CLEAN))) !== need) return null;
-    if (this.#trace !== null && this.#trace.active) return null;
-    return fastHit(fast, this.#hostOuts[slot]!, lo, (fast & FAST.COHERENT) !== 0);
+    const answer = this.#answer;
+    const mask = need | (device.fastMask & FAST.CLEAN);
+    const word = this.#hostLeaves.answer(domain.host, HOST_SPACE, 0, hi, lo, mask, need, answer);
+    if (word === 0 || (this.#trace !== null && this.#trace.active)) return null;
+    answer.forceCoherent = (word & FAST.COHERENT) !== 0;
+    return answer;
   }
 
   /** The same by GVA, as translateGuest(). */
@@ -135,35 +112,13 @@ export class Translator {
     if (space === null || space.pasid !== pasid || ((hi & device.guestTop) | device.denied) !== 0)
       return null;
     const wanted = privileged ? need : need << this.#userShift;
-    const slot = this.#guestLeaves.atHome(domain!.guest, space.leaves.id, 0, hi, lo);
-    if (slot < 0) return this.#quickGuestSearch(device, domain!, space, hi, lo, wanted);
-    return this.#quickGuestHit(device, domain!, slot, lo, wanted);
-  }
-
-  #quickGuestSearch(
-    device: CachedDevice,
-    domain: Domain,
-    space: GuestSpace,
-    hi: number,
-    lo: number,
-    wanted: number,
-  ): Translated | null {
-    const slot = this.#guestLeaves.lookup(domain.guest, space.leaves.id, 0, hi, lo);
-    return slot < 0 ? null : this.#quickGuestHit(device, domain, slot, lo, wanted);
-  }
-
-  #quickGuestHit(
-    device: CachedDevice,
-    domain: Domain,
-    slot: number,
-    lo: number,
-    wanted: number,
-  ): Translated | null {
-    if (this.#guestAt[slot] !== domain.hostAge) return null;
-    const fast = this.#guestFast[slot]!;
-    if ((fast & (wanted | device.fastMask)) !== (wanted | device.fastWant)) return null;
-    if (this.#trace !== null && this.#trace.active) return null;
-    return fastHit(fast, this.#guestSpas[slot]!, lo, ((fast | device.fastAlways) & FAST.COHERENT) !== 0);
+    const answer = this.#answer;
+    const mask = wanted | device.fastMask | FAST_AGE;
+    const want = wanted | device.fastWant | domain!.hostAge;
+    const word = this.#guestLeaves.answer(domain!.guest, space.leaves.id, 0, hi, lo, mask, want, answer);
+    if (word === 0 || (this.#trace !== null && this.#trace.active)) return null;
+    answer.forceCoherent = ((word | device.fastAlways) & FAST.COHERENT) !== 0;
+    return answer;
   }
 
   #domainOf(device: CachedDevice): Domain {
@@ -255,9 +210,8 @@ export class Translator {
     if ((guest.flags[slot]! & ENTRY.CLEAN) !== 0)
       permissions &= ~(ACCESS.WRITE | (ACCESS.WRITE << USER_SHIFT));
     const nested = config.host === null ? 0 : FAST.NESTED | fastFlags(this.#host.flags);
-    this.#guestFast[slot] = permissions | nested | (bits << FAST_BITS_SHIFT);
-    this.#guestSpas[slot] = this.pa - (lo & ((1 << bits) - 1));
-    this.#guestAt[slot] = domain.hostAge;
+    const start = this.pa - (lo & ((1 << bits) - 1));
+    guest.cache.fill(slot, (start / 0x1_0000_0000) | 0, start | 0, permissions | nested | domain.hostAge);
   }
 
   #attributes(device: DeviceConfig): void {
@@ -301,7 +255,8 @@ export class Translator {
       if ((flags & ENTRY.CLEAN) === 0 || !writes || !this.guestRoots.control.updateDirty) {
         this.#guestSlot = slot;
         this.#guestBits = store.cache.sizeOf(slot);
-        this.#placeGuest((store.out[slot]! / 0x1_0000_0000) | 0, store.out[slot]! | 0, lo);
+        const out = this.#iotlb.guestOut[slot]!;
+        this.#placeGuest((out / 0x1_0000_0000) | 0, out | 0, lo);
         this.#guestGranted = granted;
         if (this.#trace !== null && this.#trace.active)
           traceHit(this.#trace, 'iotlb-guest', domain, pasid, hi, lo, this.#guestBits);
@@ -345,10 +300,10 @@ export class Translator {
     this.#placeGuest(walker.outHi, walker.outLo, lo);
     if (!keep) return true;
     const slot = store.cache.insert(domain.guest, space.leaves.id, hi, lo, walker.leafBits);
-    store.out[slot] = walker.out;
+    this.#iotlb.guestOut[slot] = walker.out;
     store.permissions[slot] = walker.permissions;
     store.flags[slot] = walker.clean ? ENTRY.CLEAN : 0;
-    store.fast[slot] = 0;
+    store.cache.fill(slot, 0, 0, 0);
     this.#guestSlot = slot;
     if (this.#trace !== null && this.#trace.active) {
       traceFill(this.#trace, 'iotlb-guest', domain, space.pasid, hi, lo, walker.leafBits);
@@ -380,11 +335,4 @@ export class Translator {
   #x86Fault(fault: X86Fault, hi: number, lo: number): false {
     return this.#fail(guestFault(fault, hi, lo, this.#guest.fetchAddress));
   }
-}
-
-/** What FAST says of an address in the page at `out`. */
-function fastHit(fast: number, out: number, lo: number, forceCoherent: boolean): Translated {
-  const size = 1 << ((fast >>> FAST_BITS_SHIFT) & 31);
-  const offset = lo & (size - 1);
-  return { kind: 'translated', pa: out + offset, bytes: size - offset, forceCoherent };
 }

@@ -51,9 +51,8 @@ export const ENTRY = {
 
 /** A cache with what its entries say, by slot. */
 export class TlbStore {
+  /** An entry's WORD is all that a hit mostly needs: see fastWord(). */
   readonly cache: TranslationCache;
-  /** Output address of the entry's first byte. */
-  readonly out: Float64Array;
   /** The IPA in between, of nested entries. */
   readonly ipa: Float64Array;
   /** PERM bits of stage 1 in 5:0, of stage 2 in 11:6. */
@@ -66,13 +65,10 @@ export class TlbStore {
   readonly stage2: Uint8Array;
   /** The space in the parts cache, of split entries. */
   readonly part: Int32Array;
-  /** All that a hit mostly needs: see fastWord(). */
-  readonly fast: Int32Array;
 
   constructor(entries: number) {
     this.cache = new TranslationCache(entries);
     const { capacity } = this.cache;
-    this.out = new Float64Array(capacity);
     this.ipa = new Float64Array(capacity);
     this.permissions = new Uint16Array(capacity);
     this.flags = new Uint8Array(capacity);
@@ -80,7 +76,6 @@ export class TlbStore {
     this.stage1 = new Uint16Array(capacity);
     this.stage2 = new Uint8Array(capacity);
     this.part = new Int32Array(capacity);
-    this.fast = new Int32Array(capacity);
   }
 }
 
@@ -88,11 +83,11 @@ export class TlbStore {
 export const SLOW = 1 << 6;
 
 /**
- * PERM bits that every stage grants in 5:0, log2 of the entry's bytes in 11:7, in 31:16 the attributes for a transaction
- * without any of its own. Clean pages, and what is larger than a word can hold, are SLOW.
+ * PERM bits that every stage grants in 5:0, in 31:16 the attributes for a transaction without any of its own. Clean
+ * pages, and what is larger than TranslationCache.answer() takes, are SLOW.
  */
 export function fastWord(permissions: number, sizeBits: number, attributes: number, clean: boolean): number {
-  return clean || sizeBits > 30 ? SLOW : permissions | (sizeBits << 7) | (attributes << 16);
+  return clean || sizeBits > 30 ? SLOW : permissions | (attributes << 16);
 }
 
 /** `info` of an entry: the granule as CMD_TLBI_* encodes TG in 1:0, the level in 3:2. */

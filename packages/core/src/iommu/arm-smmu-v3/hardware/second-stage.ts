@@ -96,11 +96,6 @@ export class SecondStage implements TableSpace {
     return addressOf(this.outHi, this.outLo);
   }
 
-  #take(out: number): void {
-    this.outHi = (out / 0x1_0000_0000) | 0;
-    this.outLo = out | 0;
-  }
-
   /** Translates an IPA (bits 51:32, and 31:0). `cls` is why, for the fault. */
   find(context: Context, hi: number, lo: number, need: number, cls: number, ttRead: boolean): boolean {
     const ipas = this.#ipas;
@@ -116,7 +111,8 @@ export class SecondStage implements TableSpace {
         if ((permissions & need) !== need || device) {
           return this.#end(EVENT.F_PERMISSION, cls, hi, lo, 0, ttRead);
         }
-        this.#take(ipas.out[slot]!);
+        this.outHi = ipas.cache.outHi(slot);
+        this.outLo = ipas.cache.outLo(slot);
         this.bits = ipas.cache.sizeOf(slot);
         this.granted = permissions;
         this.clean = clean;
@@ -158,12 +154,11 @@ export class SecondStage implements TableSpace {
     const kept = walker.memAttr | (walker.sh << 4) | (config.fwb ? 64 : 0);
     const ready = READY[kept]!;
     ipas.cache.info[slot] = entryInfo(config.table.granuleBits, walker.level);
-    ipas.out[slot] = addressOf(outHi, outLo);
     ipas.permissions[slot] = walker.permissions << STAGE2_SHIFT;
     ipas.flags[slot] = walker.clean ? ENTRY.CLEAN2 : 0;
     ipas.stage2[slot] = kept;
     ipas.attributes[slot] = ready;
-    ipas.fast[slot] = fastWord(walker.permissions, bits, ready, walker.clean);
+    ipas.cache.fill(slot, outHi, outLo, fastWord(walker.permissions, bits, ready, walker.clean));
     this.outHi = outHi;
     this.outLo = outLo;
     this.bits = bits;

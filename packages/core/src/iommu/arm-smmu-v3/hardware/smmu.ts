@@ -243,12 +243,12 @@ export class SmmuV3 {
 
   // --- transactions ---
 
-  /** What becomes of a transaction. */
+  /** What becomes of a transaction. What a translated outcome says holds until the next transaction. */
   translate(transaction: Transaction): Outcome {
-    return this.#quick(transaction) ? translated(this.#translator) : this.#transact(transaction, null);
+    return this.#quick(transaction) ? this.#translator.answer : this.#transact(transaction, null);
   }
 
-  /** Whether the IOTLB has all that the transaction needs; then the translator has the answer. Most end here. */
+  /** Whether the IOTLB has all that the transaction needs; then Translator.answer has the outcome. Most end here. */
   #quick(transaction: Transaction): boolean {
     if (!this.#enabled || transaction.translated === true || transaction.unsupported !== undefined)
       return false;
@@ -395,7 +395,7 @@ export class SmmuV3 {
     const scatter = new Scatter(this.#memory, data, transaction.write === true);
     const next = { ...transaction };
     for (let left = data.length; left > 0;) {
-      const outcome = this.#quick(next) ? this.#translator : this.#transact(next, null);
+      const outcome = this.translate(next);
       const passes = outcome.kind === 'translated';
       if (!passes && (outcome.kind === 'stalled' || outcome.abort)) return scatter.end(outcome);
       // What is terminated without an abort reads as zeroes, and its writes are ignored.

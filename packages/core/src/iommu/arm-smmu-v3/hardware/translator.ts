@@ -1,6 +1,6 @@
 // From a context and an address to a physical address: IOTLB, walks, permissions. Configuration is config-table.ts.
 
-import { POW2, type TranslationCache } from '../../cache.ts';
+import { NO_CACHE, POW2, type TranslationCache } from '../../cache.ts';
 import type { TableView } from '../../cache-tables.ts';
 import { PERM_READ, PERM_WRITE, WALK_FAULT } from '../../../pagetable/armv8.ts';
 import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
@@ -30,9 +30,8 @@ const FIRST = Uint16Array.from({ length: 1024 }, (_, stage1) => applyStage1(DEFA
 /** Larger mappings are told of in parts: this way `bytes` is a small integer. */
 const BYTES_MAX = 0x4000_0000;
 
-/** Translates one address at a time; the answer is in the fields, a Translated of transaction.ts until the next. */
+/** Translates one address at a time; the answer is in the fields. */
 export class Translator {
-  readonly kind = 'translated';
   pa = 0;
   /** Bytes from `pa` on that are mapped alike, or 2^30 of them. */
   bytes = 0;
@@ -45,11 +44,12 @@ export class Translator {
   /** The IPA, where there are two stages. */
   ipa = 0;
   fault: TranslationFault | null = null;
+  /** That of quick(). */
+  readonly answer = { kind: 'translated' as const, pa: NaN, attributes: 0, bytes: 0 };
   readonly #iotlb: Iotlb;
   /** Of the cache of VA translations, one step nearer. */
-  readonly #leaves: TranslationCache;
-  readonly #fast: Int32Array;
-  readonly #out: Float64Array;
+  readonly #leaves: TranslationCache = NO_CACHE;
+  readonly #ipas: TranslationCache = NO_CACHE;
   readonly #trace: Trace | null;
   readonly #stage1: Stage1Walker;
   readonly #second: SecondStage;
@@ -60,8 +60,7 @@ export class Translator {
   constructor(memory: PhysicalMemory, iotlb: Iotlb, trace: Trace | null) {
     this.#iotlb = iotlb;
     this.#leaves = iotlb.leaves.cache;
-    this.#fast = iotlb.leaves.fast;
-    this.#out = iotlb.leaves.out;
+    this.#ipas = iotlb.ipas.cache;
     this.#trace = trace;
     this.#stage1 = new Stage1Walker(memory);
     this.#second = new SecondStage(memory, iotlb, trace);
@@ -78,12 +77,11 @@ export class Translator {
     const region = upper ? context.quickUpper : context.quickLower;
     if (region === null) return context.quickIpa && this.#quickIpa(context, hi, lo, need);
     if (((upper ? ~hi : hi) & region.topHi) !== 0 || ((upper ? ~lo : lo) & region.topLo) !== 0) return false;
-    const slot = this.#leaves.lookup(context.va, context.asid.id, context.global.id, hi, lo);
-    if (slot < 0) return false;
-    const fast = this.#fast[slot]!;
-    if ((fast & (need | SLOW)) !== need) return false;
-    if (this.#trace !== null && this.#trace.active) return false;
-    return this.#fastHit(fast, this.#out[slot]!, lo);
+    const { asid, global } = context;
+    const answer = this.answer;
+    const word = this.#leaves.answer(context.va, asid.id, global.id, hi, lo, need | SLOW, need, answer);
+    answer.attributes = word >>> 16;
+    return word !== 0 && (this.#trace === null || !this.#trace.active);
   }
 
   /**
@@ -110,23 +108,10 @@ export class Translator {
 
   #quickIpa(context: Context, hi: number, lo: number, need: number): boolean {
     if ((hi & context.ipaTop) !== 0) return false;
-    const { ipas } = this.#iotlb;
-    const slot = ipas.cache.lookup(context.regime.ipa, IPA_SPACE, 0, hi, lo);
-    if (slot < 0) return false;
-    const fast = ipas.fast[slot]!;
-    if ((fast & (need | SLOW)) !== need) return false;
-    if (this.#trace !== null && this.#trace.active) return false;
-    return this.#fastHit(fast, ipas.out[slot]!, lo);
-  }
-
-  /** A hit that no one asks anything else about than where it leads. */
-  #fastHit(fast: number, out: number, lo: number): true {
-    const bits = (fast >>> 7) & 31;
-    const offset = lo & ((1 << bits) - 1);
-    this.pa = out + offset;
-    this.bytes = (1 << bits) - offset;
-    this.attributes = fast >>> 16;
-    return true;
+    const answer = this.answer;
+    const word = this.#ipas.answer(context.regime.ipa, IPA_SPACE, 0, hi, lo, need | SLOW, need, answer);
+    answer.attributes = word >>> 16;
+    return word !== 0 && (this.#trace === null || !this.#trace.active);
   }
 
   /** 1 translated, 0 faulted, -1 the tables have to be walked. */
@@ -150,7 +135,7 @@ export class Translator {
       if ((flags & ENTRY.CLEAN2) !== 0 && (need & PERM_WRITE) !== 0) return -1;
       this.granted = permissions & (permissions >>> STAGE2_SHIFT) & 63;
     } else this.granted = permissions & 63;
-    this.pa = leaves.out[slot]! + this.offset;
+    this.pa = leaves.cache.out(slot) + this.offset;
     this.attributes = this.#outputAttributes(
       context,
       input,
@@ -178,7 +163,7 @@ export class Translator {
       }
       if ((parts.flags[part]! & ENTRY.CLEAN2) === 0 || (need & PERM_WRITE) === 0) {
         this.#measure(hi, lo, parts.cache.sizeOf(part));
-        this.pa = parts.out[part]! + this.offset;
+        this.pa = parts.cache.out(part) + this.offset;
         this.granted = permissions & second;
         this.attributes = this.#outputAttributes(
           context,
@@ -232,12 +217,12 @@ export class Translator {
       this.granted = permissions;
       const entry = this.#fillLeaf(context, space, hi, lo, sizeBits, info);
       const { leaves } = this.#iotlb;
-      leaves.out[entry] = out;
       leaves.permissions[entry] = permissions;
       leaves.flags[entry] = clean1;
       leaves.stage1[entry] = stage1;
       leaves.attributes[entry] = FIRST[stage1]!;
-      leaves.fast[entry] = fastWord(permissions, sizeBits, FIRST[stage1]!, clean1 !== 0);
+      const word = fastWord(permissions, sizeBits, FIRST[stage1]!, clean1 !== 0);
+      leaves.cache.fill(entry, outHi, outLo, word);
       this.attributes = this.#outputAttributes(context, input, leaves.attributes[entry]!, stage1, 0);
       return true;
     }
@@ -266,13 +251,13 @@ export class Translator {
     const inLo = outLo & ~aboveLo(second.bits);
     const ready = this.#combined(stage1, second.kept);
     this.granted = permissions & second.granted;
-    leaves.out[entry] = addressOf(second.outHi | inHi, second.outLo | inLo);
+    const word = fastWord(this.granted, sizeBits, ready, clean1 !== 0 || second.clean);
+    leaves.cache.fill(entry, second.outHi | inHi, second.outLo | inLo, word);
     leaves.permissions[entry] = permissions | (second.granted << STAGE2_SHIFT);
     leaves.flags[entry] = clean1 | ENTRY.NESTED | (second.clean ? ENTRY.CLEAN2 : 0);
     leaves.stage2[entry] = second.kept;
     leaves.attributes[entry] = ready;
-    leaves.fast[entry] = fastWord(this.granted, sizeBits, ready, clean1 !== 0 || second.clean);
-    this.pa = leaves.out[entry]! + this.offset;
+    this.pa = leaves.cache.out(entry) + this.offset;
     this.attributes = this.#outputAttributes(context, input, ready, stage1, second.kept);
     return true;
   }
@@ -299,7 +284,7 @@ export class Translator {
     const { leaves } = this.#iotlb;
     const slot = leaves.cache.insert(context.regime.va, space, hi, lo, sizeBits);
     leaves.cache.info[slot] = info;
-    leaves.fast[slot] = SLOW;
+    leaves.cache.fill(slot, 0, 0, SLOW);
     if (this.#trace !== null && this.#trace.active)
       traceFill(this.#trace, 'iotlb', context, hi, lo, sizeBits);
     return slot;
@@ -320,7 +305,7 @@ export class Translator {
     const { bits } = second;
     const slot = parts.cache.insert(context.regime.parts, space, hi, lo, bits);
     const ready = this.#combined(stage1, second.kept);
-    parts.out[slot] = second.out;
+    parts.cache.fill(slot, second.outHi, second.outLo, SLOW);
     parts.permissions[slot] = second.granted << STAGE2_SHIFT;
     parts.flags[slot] = second.clean ? ENTRY.CLEAN2 : 0;
     parts.stage2[slot] = second.kept;

@@ -3,8 +3,6 @@
 
 import { readAddress, readField } from '../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../memory/physical.ts';
-import type { SecondStageConfig } from '../../../pagetable/vtd-second-stage.ts';
-import type { X86Config } from '../../../pagetable/x86-64.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import {
   CONTEXT_ENTRY_BYTES,
@@ -15,13 +13,7 @@ import {
   TT,
 } from '../spec/context.ts';
 import { FAULT, type FaultCondition } from '../spec/faults.ts';
-import {
-  PASID_DIR_ENTRY_BYTES,
-  PASID_ENTRY_BYTES,
-  PASID_ENTRY_WORDS,
-  PGTT,
-  type Pgtt,
-} from '../spec/pasid.ts';
+import { PASID_DIR_ENTRY_BYTES, PASID_ENTRY_BYTES, PASID_ENTRY_WORDS, PGTT } from '../spec/pasid.ts';
 import { TTM, type Ttm } from '../spec/registers.ts';
 import type { IntelConfig, IntelFeatures } from './config.ts';
 import {
@@ -32,7 +24,7 @@ import {
   decodeScalableContext,
   isInvalid,
 } from './context-config.ts';
-import type { Domain, Iotlb, Source, Space } from './iotlb.ts';
+import { type Domain, type Iotlb, NOWHERE, type Source } from './iotlb.ts';
 import { type PasidConfig, decodeDirectory, decodePasidEntry } from './pasid-config.ts';
 import { hasReserved, reservedMask } from './reserved.ts';
 import type { Fault } from './transaction.ts';
@@ -45,11 +37,21 @@ export interface RootTable {
   readonly ioReadWrite: boolean;
 }
 
+/** What a {@link Route} is made of. */
+interface RouteParts {
+  readonly entry: PasidConfig;
+  readonly pasid: number;
+  readonly ridPrivileged: boolean;
+  readonly fpd: boolean;
+  readonly source: Source;
+  readonly domain: Domain;
+}
+
 /** Everything that translating an address needs: the entries of a source-id and PASID. */
-export interface Route {
+export class Route {
   readonly entry: PasidConfig;
   /** The PASID that tables and caches know: the request's, or RID_PASID; -1 in legacy mode. */
-  readonly pasid: number;
+  readonly pasid: number = 0;
   /** RID_PRIV, for requests-without-PASID. */
   readonly ridPrivileged: boolean;
   /** An FPD was met on the way. */
@@ -57,12 +59,34 @@ export interface Route {
   readonly source: Source;
   readonly domain: Domain;
   /** Whose requests: the source-id, and their PASID or NO_PASID. */
-  readonly requesterId: number;
-  readonly requestPasid: number;
-  /** Bits of the upper word that addresses must not have for Translator.quick(), null where it answers nothing. */
-  readonly quickTop: number | null;
-  /** Where Translator.quick() looks: Source.only, null too where it answers nothing. */
-  quickSpace: Space | null;
+  readonly requesterId: number = 0;
+  readonly requestPasid: number = 0;
+  /** Bits of the upper word that addresses must not have for quick answers. */
+  readonly quickTop: number = 0;
+  /** Where those are looked for: Source.only, or NOWHERE. */
+  quickSpace = NOWHERE;
+
+  constructor(requesterId: number, requestPasid: number, parts: RouteParts) {
+    this.entry = parts.entry;
+    this.pasid = parts.pasid;
+    this.ridPrivileged = parts.ridPrivileged;
+    this.fpd = parts.fpd;
+    this.source = parts.source;
+    this.domain = parts.domain;
+    this.requesterId = requesterId;
+    this.requestPasid = requestPasid;
+    const { firstStage, secondStage } = parts.entry;
+    this.quickTop = firstStage?.canonicalHi ?? secondStage?.aboveHi ?? -1;
+    this.lookAgain();
+  }
+
+  /** The source has another space. The IOTLB knows the addresses of quick answers by the words that requests have. */
+  lookAgain(): void {
+    const { pgtt, firstStage, secondStage } = this.entry;
+    const narrow = firstStage === null && secondStage !== null && secondStage.inputLimit < 0x1_0000_0000;
+    const quick = pgtt !== PGTT.PASS_THROUGH && !this.ridPrivileged && !narrow;
+    this.quickSpace = (quick ? this.source.only : null) ?? NOWHERE;
+  }
 }
 
 /** The domain-id that faulting entries are kept under (§6.2.2). */
@@ -118,17 +142,17 @@ export class ConfigTable {
     this.#trace = trace;
   }
 
-  /** The route of a source-id and PASID, where both caches have what it needs. */
-  cached(requesterId: number, pasid: number | null): Route | null {
+  /** The route of a source-id and a PASID or NO_PASID, where both caches have what it needs. */
+  cached(requesterId: number, pasid: number): Route | null {
     const last = this.#last;
-    const index = pasid ?? NO_PASID;
-    return last !== null && last.requesterId === requesterId && last.requestPasid === index
+    return last !== null && last.requesterId === requesterId && last.requestPasid === pasid
       ? last
       : this.#find(requesterId, pasid);
   }
 
-  #find(requesterId: number, pasid: number | null): Route | null {
-    const route = this.#routes.get(keyOf(requesterId, pasid)) ?? null;
+  #find(requesterId: number, pasid: number): Route | null {
+    const route = this.#routes.get(keyOf(requesterId, pasid));
+    if (route === undefined) return null;
     this.#last = route;
     return route;
   }
@@ -205,20 +229,20 @@ export class ConfigTable {
    * such requests.
    */
   route(requesterId: number, context: LegacyContext | ScalableContext, pasid: number | null): Route | null {
-    const known = this.cached(requesterId, pasid);
+    const known = this.cached(requesterId, pasid ?? NO_PASID);
     if (known !== null) return known;
     const route =
       context.mode === 'legacy'
         ? this.#legacyRoute(requesterId, context)
         : this.#scalableRoute(requesterId, context, pasid);
-    if (route !== null) this.#routes.set(keyOf(requesterId, pasid), route);
+    if (route !== null) this.#routes.set(keyOf(requesterId, pasid ?? NO_PASID), route);
     return route;
   }
 
   #legacyRoute(requesterId: number, context: LegacyContext): Route {
     const pgtt = context.tt === TT.PASS_THROUGH ? PGTT.PASS_THROUGH : PGTT.SECOND_STAGE;
     const source = this.#iotlb.source(requesterId, null);
-    return {
+    return new Route(requesterId, NO_PASID, {
       entry: {
         pgtt,
         did: context.did,
@@ -234,10 +258,7 @@ export class ConfigTable {
       fpd: context.fpd,
       source,
       domain: this.#iotlb.domain(context.did),
-      requesterId,
-      requestPasid: NO_PASID,
-      ...quickness(source, pgtt, false, null, context.secondStage),
-    };
+    });
   }
 
   #scalableRoute(requesterId: number, context: ScalableContext, pasid: number | null): Route | null {
@@ -250,17 +271,14 @@ export class ConfigTable {
     const { entry } = found;
     const ridPrivileged = pasid === null && context.ridPrivileged;
     const source = this.#iotlb.source(requesterId, pasid);
-    return {
+    return new Route(requesterId, pasid ?? NO_PASID, {
       entry,
       pasid: index,
       ridPrivileged,
       fpd,
       source,
       domain: this.#iotlb.domain(entry.did),
-      requesterId,
-      requestPasid: pasid ?? NO_PASID,
-      ...quickness(source, entry.pgtt, ridPrivileged, entry.firstStage, entry.secondStage),
-    };
+    });
   }
 
   /** SCT.6, SGN.10, SCT.7, SCT.9: whether the context takes a PASID; false with `fault`. */
@@ -390,24 +408,8 @@ export class ConfigTable {
   }
 }
 
-/** What Route says of quick answers: the IOTLB knows these addresses by the words that requests have. */
-function quickness(
-  source: Source,
-  pgtt: Pgtt,
-  supervisor: boolean,
-  firstStage: X86Config | null,
-  secondStage: SecondStageConfig | null,
-): { quickTop: number | null; quickSpace: Space | null } {
-  const narrow = secondStage !== null && secondStage.inputLimit < 0x1_0000_0000;
-  if (supervisor || pgtt === PGTT.PASS_THROUGH || (firstStage === null && narrow)) {
-    return { quickTop: null, quickSpace: null };
-  }
-  const quickTop = firstStage === null ? secondStage!.aboveHi : firstStage.canonicalHi;
-  return { quickTop, quickSpace: source.only };
-}
-
-function keyOf(requesterId: number, pasid: number | null): number {
-  return requesterId + (pasid === null ? 0 : (pasid + 1) * 0x1_0000);
+function keyOf(requesterId: number, pasid: number): number {
+  return requesterId + (pasid + 1) * 0x1_0000;
 }
 
 /** Faults before there is any FPD. */

@@ -4,18 +4,19 @@
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
+import { NO_CACHE, type TranslationCache } from '../../cache.ts';
 import { ADDRESS_TYPE, FAULT, type FaultCondition } from '../spec/faults.ts';
 import { GSTS, ICS, OFFSET, RTADDR, TTM, type Ttm } from '../spec/registers.ts';
 import { Ats, type AtsCompletion, type AtsRequest, isInterrupt, typeOf } from './ats.ts';
 import { type IntelConfig, type IntelFeatures, intelFeatures } from './config.ts';
-import { ConfigTable, type Route } from './config-table.ts';
+import { ConfigTable, NO_PASID, type Route } from './config-table.ts';
 import { DeviceTlbs } from './device-tlbs.ts';
 import type { Endpoint, PageResponse } from './endpoint.ts';
 import { FaultLog } from './fault-log.ts';
 import { Interrupts } from './interrupts.ts';
 import { InvalidationQueue } from './invalidation-queue.ts';
 import { Invalidations } from './invalidations.ts';
-import { Iotlb } from './iotlb.ts';
+import { ENTRY, Iotlb } from './iotlb.ts';
 import { PageRequestQueue, type PageRequest } from './page-request-queue.ts';
 import { PageRequests } from './page-requests.ts';
 import { type RegisterChange, RegisterFile } from './registers.ts';
@@ -40,11 +41,6 @@ export interface AccessResult {
   readonly stopped: Blocked | 'bus' | null;
 }
 
-const READ_MASK = NEED.READ.mask;
-const READ_ENTRY = NEED.READ.entry;
-const WRITE_MASK = NEED.WRITE.mask;
-const WRITE_ENTRY = NEED.WRITE.entry;
-
 export class IntelIommu {
   readonly config: IntelConfig;
   readonly features: IntelFeatures;
@@ -62,6 +58,11 @@ export class IntelIommu {
   readonly #pageQueue: PageRequestQueue;
   readonly #pageRequests: PageRequests;
   readonly #onDeviceInterrupt: (requesterId: number, address: number, data: number) => void;
+  /** The IOTLB's entries. */
+  readonly #cache: TranslationCache = NO_CACHE;
+  readonly #trace: Trace | null;
+  /** What the IOTLB has answered last. */
+  readonly #answer = { kind: 'translated' as const, pa: NaN, bytes: 0, snoop: false };
   /** GSTS.TES */
   #enabled = false;
 
@@ -75,6 +76,8 @@ export class IntelIommu {
     this.#registers = new RegisterFile(config, features, watcher);
     this.#interrupts = new Interrupts(this.#registers, watcher, onInterrupt ?? (() => {}));
     this.#iotlb = new Iotlb(config.caches.tlb, config.caches.tables);
+    this.#cache = this.#iotlb.cache;
+    this.#trace = watcher;
     this.#translator = new Translator(memory, features, this.#iotlb, watcher);
     this.#table = new ConfigTable(memory, config, features, this.#iotlb, watcher);
     this.#iotlb.onStartOver = () => this.#table.forgetTags();
@@ -206,27 +209,28 @@ export class IntelIommu {
 
   // --- requests ---
 
-  /** What becomes of a request. */
+  /**
+   * What becomes of a request. What a translated outcome says holds until the next request. Most requests end here, by
+   * an IOTLB entry that has all they need.
+   */
   translate(transaction: Transaction): Outcome {
-    const slot = this.#quick(transaction);
-    return slot >= 0 ? this.#iotlb.answer(slot, transaction.lo) : this.#translate(transaction);
-  }
-
-  /** The slot of the IOTLB entry that has all that the request needs, or -1. Most requests end here. */
-  #quick(transaction: Transaction): number {
-    const { hi, lo, translated, atomic } = transaction;
-    // Not `!`: what else could be false would be looked at.
-    if (this.#enabled !== true || translated === true || atomic === true || transaction.length === 0)
-      return -1;
-    const route = this.#table.cached(transaction.requesterId, transaction.pasid ?? null);
-    if (route === null || transaction.execute === true || transaction.privileged === true) return -1;
-    let mask = READ_MASK;
-    let entry = READ_ENTRY;
-    if (transaction.write === true) {
-      mask = WRITE_MASK;
-      entry = WRITE_ENTRY;
+    const { hi, lo, execute, privileged, atomic } = transaction;
+    const known =
+      // Not `!`: what else could be false would be looked at.
+      this.#enabled !== true || execute === true || privileged === true || atomic === true
+        ? null
+        : this.#table.cached(transaction.requesterId, transaction.pasid ?? NO_PASID);
+    if (known !== null && (hi & known.quickTop) === 0 && (this.#trace === null || !this.#trace.active)) {
+      const { entries, id } = known.quickSpace;
+      const { mask, entry } = transaction.write === true ? NEED.WRITE : NEED.READ;
+      const answer = this.#answer;
+      const word = this.#cache.answer(entries, id, 0, hi, lo, mask, entry, answer);
+      if (word !== 0 && transaction.translated !== true && transaction.length !== 0) {
+        answer.snoop = (word & ENTRY.SNOOP) !== 0;
+        return answer;
+      }
     }
-    return this.#translator.quick(route, hi, lo, mask, entry);
+    return this.#translate(transaction);
   }
 
   #translate(transaction: Transaction): Outcome {
@@ -241,7 +245,7 @@ export class IntelIommu {
       return { kind: 'translated', pa, bytes: 4096 - (pa % 4096), snoop: false };
     }
     if (pasid !== null && transaction.execute === true) return this.#executeRequest(transaction, pasid);
-    const known = this.#table.cached(transaction.requesterId, pasid);
+    const known = this.#table.cached(transaction.requesterId, pasid ?? NO_PASID);
     if (known !== null) return this.#inRoute(known, transaction, pasid);
     const route = this.#route(transaction, pasid);
     if ('condition' in route) return this.#block(transaction, route);
@@ -320,18 +324,12 @@ export class IntelIommu {
     for (let at = 0; at < data.length;) {
       const length = Math.min(4096 - (next.lo & 4095), data.length - at);
       next.length = length;
-      const slot = this.#quick(next);
-      if (slot >= 0) {
-        if (!scatter.add(this.#iotlb.addressIn(slot, next.lo), length))
-          return { done: scatter.done, stopped: 'bus' };
-      } else {
-        const outcome = this.#translate(next);
-        if (outcome.kind === 'blocked') return scatter.end(outcome);
-        const interrupt = outcome.kind === 'interrupt';
-        if (!(interrupt ? scatter.skip(length) : scatter.add(outcome.pa, length)))
-          return { done: scatter.done, stopped: 'bus' };
-        if (interrupt) this.#onDeviceInterrupt(next.requesterId, outcome.address, load32(data, at));
-      }
+      const outcome = this.translate(next);
+      if (outcome.kind === 'blocked') return scatter.end(outcome);
+      const interrupt = outcome.kind === 'interrupt';
+      if (!(interrupt ? scatter.skip(length) : scatter.add(outcome.pa, length)))
+        return { done: scatter.done, stopped: 'bus' };
+      if (interrupt) this.#onDeviceInterrupt(next.requesterId, outcome.address, load32(data, at));
       at += length;
       const lo = (next.lo >>> 0) + length;
       if (lo > 0xffff_ffff) next.hi = (next.hi + 1) >>> 0;

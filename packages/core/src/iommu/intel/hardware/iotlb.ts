@@ -5,13 +5,12 @@
 import { ANY_SPACE, type AddressRange, CacheDomain, TagNumbers, TranslationCache } from '../../cache.ts';
 import type { FaultCondition } from '../spec/faults.ts';
 import { NestedTableStore } from './first-tables.ts';
-import type { Translated } from './transaction.ts';
 
 /** Second-stage, pass-through and legacy-mode entries are removed by second-stage address; the others by their own. */
 export const KIND = { SECOND: 0, FIRST: 1 } as const;
 export type Kind = (typeof KIND)[keyof typeof KIND];
 
-/** What an entry says, in one word: X86_PERM bits of the first stage in 5:0, and the rest. */
+/** What an entry says beside where it leads, in one word: X86_PERM bits of the first stage in 5:0, and the rest. */
 export const ENTRY = {
   PERMISSIONS: 0x3f,
   /** SS_RIGHTS of the second stage, two bits. */
@@ -24,23 +23,36 @@ export const ENTRY = {
   FAULT: 1 << 11,
   /** The output meets the interrupt address range; or addresses of requests-without-PASID do. */
   INTERRUPT: 1 << 12,
-  /** log2 of its bytes, at most 30. */
-  SIZE_SHIFT: 13,
 } as const;
 
+const NOTHING = new CacheDomain(-1);
+
 /** Entries of one domain that share a source-id, a PASID and a kind. */
-export interface Space {
-  readonly domain: Domain;
+export class Space {
+  /** Null is the domain of nothing. */
+  readonly domain: Domain | null;
   /** The domain's entries of the kind. */
-  readonly entries: CacheDomain;
+  readonly entries: CacheDomain = NOTHING;
   readonly kind: Kind;
   /** The PASID that invalidations know it by; -1 in legacy mode. */
   readonly pasid: number;
   /** Address bits that entries are tagged with (Table 18). */
   readonly bits: number;
   /** Renewed to make every entry unreachable. */
-  id: number;
+  id: number = 0;
+
+  constructor(domain: Domain | null, kind: Kind, pasid: number, bits: number, id: number) {
+    this.domain = domain;
+    if (domain !== null) this.entries = kind === KIND.FIRST ? domain.first : domain.second;
+    this.kind = kind;
+    this.pasid = pasid;
+    this.bits = bits;
+    this.id = id;
+  }
 }
+
+/** A space that nothing is in. */
+export const NOWHERE = new Space(null, KIND.SECOND, -1, 0, -1);
 
 /** Everything that is tagged with one domain-id. */
 export interface Domain {
@@ -76,11 +88,8 @@ const SPACES_MAX = 1 << 16;
 export const TABLE_SPACE = 1;
 
 export class Iotlb {
+  /** Its entries' WORD is {@link ENTRY}; permissions and rights are all ones where there is no such stage. */
   readonly cache: TranslationCache;
-  /** Output address of the entry's first byte. */
-  readonly out: Float64Array;
-  /** {@link ENTRY}; permissions and rights are all ones where there is no such stage. */
-  readonly words: Int32Array;
   readonly tables: NestedTableStore | null;
   /** Called when every tag has been given up: whoever keeps a Source must look it up again. */
   onStartOver: (() => void) | null = null;
@@ -93,8 +102,6 @@ export class Iotlb {
   constructor(entries: number, tables: boolean) {
     this.cache = new TranslationCache(entries);
     const { capacity } = this.cache;
-    this.out = new Float64Array(capacity);
-    this.words = new Int32Array(capacity);
     this.#faults = Array.from({ length: capacity }, () => null);
     this.tables = tables ? new NestedTableStore(entries) : null;
   }
@@ -151,8 +158,7 @@ export class Iotlb {
         return space;
     }
     this.#spaces++;
-    const entries = kind === KIND.FIRST ? domain.first : domain.second;
-    const space: Space = { domain, entries, kind, pasid, bits, id: this.#numbers.take() };
+    const space = new Space(domain, kind, pasid, bits, this.#numbers.take());
     source.spaces.push(space);
     source.only = source.spaces.length === 1 ? space : null;
     domain.spaces.push(space);
@@ -175,23 +181,9 @@ export class Iotlb {
     return this.cache.insert(space.entries, space.id, hi, lo, size);
   }
 
-  /** Where the entry in a slot has an address. */
-  addressIn(slot: number, lo: number): number {
-    return this.out[slot]! + (lo & ((1 << (this.words[slot]! >>> ENTRY.SIZE_SHIFT)) - 1));
-  }
-
-  /** All that it says of the address. */
-  answer(slot: number, lo: number): Translated {
-    const word = this.words[slot]!;
-    const size = 1 << (word >>> ENTRY.SIZE_SHIFT);
-    const offset = lo & (size - 1);
-    const pa = this.out[slot]! + offset;
-    return { kind: 'translated', pa, bytes: size - offset, snoop: (word & ENTRY.SNOOP) !== 0 };
-  }
-
   setFault(slot: number, fault: FaultCondition): void {
     this.#faults[slot] = fault;
-    this.words[slot] = ENTRY.FAULT;
+    this.cache.fill(slot, 0, 0, ENTRY.FAULT);
   }
 
   faultOf(slot: number): FaultCondition {

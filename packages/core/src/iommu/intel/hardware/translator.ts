@@ -18,7 +18,7 @@ import {
   isCanonical,
 } from '../../../pagetable/x86-64.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { POW2, type TranslationCache } from '../../cache.ts';
+import type { TranslationCache } from '../../cache.ts';
 import type { TableView } from '../../cache-tables.ts';
 import { FAULT, type FaultCondition, INTERRUPT_RANGE } from '../spec/faults.ts';
 import { PGTT } from '../spec/pasid.ts';
@@ -87,7 +87,6 @@ export class Translator implements TableSpace {
   readonly #secondTables: TableView | null;
   /** Of the IOTLB, one step nearer. */
   readonly #cache: TranslationCache;
-  readonly #words: Int32Array;
   #route: Route | null = null;
 
   constructor(memory: PhysicalMemory, features: IntelFeatures, iotlb: Iotlb, trace: Trace | null) {
@@ -99,21 +98,8 @@ export class Translator implements TableSpace {
     this.#firstTables = new FirstTables(iotlb.tables);
     this.#secondTables = iotlb.tables?.view() ?? null;
     this.#cache = iotlb.cache;
-    this.#words = iotlb.words;
     this.#first.cache = this.#firstTables;
     this.#second.cache = this.#secondTables;
-  }
-
-  /**
-   * The slot of the IOTLB entry that wholly answers a user's request, -1 where there is none at home. `mask` and `entry`
-   * are those of the Need. This much is small enough for V8 to make one piece of it and of who asks.
-   */
-  quick(route: Route, hi: number, lo: number, mask: number, entry: number): number {
-    const { quickSpace } = route;
-    if (quickSpace === null || (hi & route.quickTop!) !== 0) return -1;
-    const slot = this.#cache.atHome(quickSpace.entries, quickSpace.id, 0, hi, lo);
-    if (slot < 0 || (this.#words[slot]! & mask) !== entry) return -1;
-    return this.#trace !== null && this.#trace.active ? -1 : slot;
   }
 
   /**
@@ -165,7 +151,7 @@ export class Translator implements TableSpace {
   /** 1 translated, 0 faulted, -1 the tables have to be walked. */
   #hit(route: Route, slot: number, hi: number, lo: number, need: Need, want: Need): number {
     const iotlb = this.#iotlb;
-    const word = iotlb.words[slot]!;
+    const word = this.#cache.wordOf(slot);
     if ((word & ENTRY.FAULT) !== 0) {
       this.fault = iotlb.faultOf(slot);
       // What is absent in legacy mode is a fault of the kind of access.
@@ -182,8 +168,8 @@ export class Translator implements TableSpace {
     const writes =
       (permissions & want.first & X86_WRITE) !== 0 && (rights & want.second & SS_RIGHTS.WRITE) !== 0;
     if (writes && (word & (ENTRY.CLEAN1 | ENTRY.CLEAN2)) !== 0) return -1;
-    const bits = word >>> ENTRY.SIZE_SHIFT;
-    this.#place(iotlb.out[slot]!, lo, bits);
+    const bits = this.#cache.sizeOf(slot);
+    this.#place(slot, lo, bits);
     this.permissions = permissions;
     this.rights = rights;
     this.snoop = (word & ENTRY.SNOOP) !== 0;
@@ -231,7 +217,8 @@ export class Translator implements TableSpace {
     this.permissions = ALL_PERMISSIONS;
     this.rights = walker.rights;
     this.snoop = walker.snoop || entry.pageSnoop;
-    this.#keep(route, space, hi, lo, walker.leafBits, walker.out, walker.clean ? ENTRY.CLEAN2 : 0);
+    const { outHi, outLo, leafBits } = walker;
+    this.#keep(route, space, hi, lo, leafBits, outHi, outLo, walker.clean ? ENTRY.CLEAN2 : 0);
     return true;
   }
 
@@ -288,16 +275,17 @@ export class Translator implements TableSpace {
     if (!nested) {
       this.rights = ALL_RIGHTS;
       this.snoop = route.entry.pageSnoop;
-      this.#keep(route, space, tag, lo, walker.leafBits, walker.out, clean);
+      this.#keep(route, space, tag, lo, walker.leafBits, walker.outHi, walker.outLo, clean);
       return true;
     }
     const second = this.#second;
     const size = Math.min(walker.leafBits, second.leafBits);
     const page = walker.outLo | offsetIn(lo, walker.leafBits);
-    const start = addressOf(second.outHi, (second.outLo | offsetIn(page, second.leafBits)) & (-1 << size));
+    const start = (second.outLo | offsetIn(page, second.leafBits)) & (-1 << size);
+    const flags = clean | (second.clean ? ENTRY.CLEAN2 : 0);
     this.rights = second.rights;
     this.snoop = second.snoop || route.entry.pageSnoop;
-    this.#keep(route, space, tag, lo, size, start, clean | (second.clean ? ENTRY.CLEAN2 : 0));
+    this.#keep(route, space, tag, lo, size, second.outHi, start, flags);
     return true;
   }
 
@@ -389,30 +377,30 @@ export class Translator implements TableSpace {
   /** The space that entries made for a route go to. */
   #spaceOf(route: Route, kind: Kind, bits: number): Space {
     const space = this.#iotlb.space(route.source, route.domain, kind, route.pasid, bits);
-    if (route.quickTop !== null) route.quickSpace = route.source.only;
+    route.lookAgain();
     return space;
   }
 
-  /** Keeps what was found, and answers with it. `start` is the output of the entry's first byte. */
+  /** Keeps what was found, and answers with it. `outHi` and `outLo` are where the entry's first byte leads. */
   #keep(
     route: Route,
     space: Space,
     hi: number,
     lo: number,
     bits: number,
-    start: number,
+    outHi: number,
+    outLo: number,
     flags: number,
   ): void {
-    const iotlb = this.#iotlb;
-    const slot = iotlb.insert(space, hi, lo, bits);
-    iotlb.out[slot] = start;
+    const cache = this.#cache;
+    const slot = this.#iotlb.insert(space, hi, lo, bits);
     const granted = this.permissions | (this.rights << ENTRY.RIGHTS_SHIFT);
     const interrupt =
-      meetsInterrupts(start, bits) ||
-      (route.requestPasid === NO_PASID && hi === 0 && meetsInterrupts((lo >>> 0) - offsetIn(lo, bits), bits));
+      meetsInterrupts(outHi, outLo, bits) ||
+      (route.requestPasid === NO_PASID && meetsInterrupts(hi, lo, bits));
     const other = (this.snoop ? ENTRY.SNOOP : 0) | (interrupt ? ENTRY.INTERRUPT : 0);
-    iotlb.words[slot] = granted | flags | other | (bits << ENTRY.SIZE_SHIFT);
-    this.#place(start, lo, bits);
+    cache.fill(slot, outHi, outLo, granted | flags | other);
+    this.#place(slot, lo, bits);
     if (this.#trace !== null && this.#trace.active) this.#traceFill(space, hi, lo, bits, null);
   }
 
@@ -429,7 +417,7 @@ export class Translator implements TableSpace {
     this.#trace!.emit({
       kind: 'cache-fill',
       cache: 'iotlb',
-      did: space.domain.did,
+      did: space.domain?.did,
       pasid: space.pasid < 0 ? null : space.pasid,
       hi: hi >>> 0,
       lo: lo >>> 0,
@@ -438,10 +426,11 @@ export class Translator implements TableSpace {
     });
   }
 
-  #place(start: number, lo: number, bits: number): void {
-    const offset = offsetIn(lo, bits);
+  /** Answers with where the entry in a slot has an address. */
+  #place(slot: number, lo: number, bits: number): void {
     this.sizeBits = bits;
-    this.pa = start + offset;
+    const offset = offsetIn(lo, bits);
+    this.pa = addressOf(this.#cache.outHi(slot), this.#cache.outLo(slot) | offset);
     this.bytes = (1 << bits) - offset;
   }
 }
@@ -454,9 +443,9 @@ function absent(need: number): FaultCondition {
   return (need & SS_RIGHTS.WRITE) !== 0 ? FAULT.LGN_2 : FAULT.LGN_3;
 }
 
-/** Whether the 2^bits bytes from `start` on meet the interrupt address range. */
-function meetsInterrupts(start: number, bits: number): boolean {
-  return start <= INTERRUPT_RANGE.LAST && start + POW2[bits]! > INTERRUPT_RANGE.START;
+/** Whether the block of 2^bits bytes (30 at most) that an address lies in meets the interrupt address range. */
+function meetsInterrupts(hi: number, lo: number, bits: number): boolean {
+  return hi === 0 && (lo ^ INTERRUPT_RANGE.START) >>> Math.max(bits, INTERRUPT_RANGE.BITS) === 0;
 }
 
 /** Address bits that first-stage tables translate. */

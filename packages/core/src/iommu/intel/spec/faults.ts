@@ -156,7 +156,7 @@ export const INTERRUPT_FAULT = {
 } as const;
 
 /** §3.15: the interrupt address range, FEEx_xxxxh. */
-export const INTERRUPT_RANGE = { START: 0xfee0_0000, LAST: 0xfeef_ffff } as const;
+export const INTERRUPT_RANGE = { START: 0xfee0_0000, LAST: 0xfeef_ffff, BITS: 20 } as const;
 
 /** §11.4.7.6: 16 bytes each, at 16 × CAP.FRO. */
 export const FRCD = layout('FRCD_REG', 128, {

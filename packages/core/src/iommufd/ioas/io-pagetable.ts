@@ -3,16 +3,7 @@ import { lastByte, type Range } from '../../base/range.ts';
 import { RangeMap } from '../../base/range-map.ts';
 import { RangeSet } from '../../base/range-set.ts';
 import { fail, failed, type Failure, type Result } from '../../base/result.ts';
-import {
-  big,
-  hex,
-  lo32,
-  lowestBit,
-  pageOffset,
-  PAGE_SIZE_N,
-  roundUpPowerOfTwo,
-  U64_MAX,
-} from '../../base/u64.ts';
+import { big, hex, lo32, lowestBit, PAGE_SIZE_N, U64_MAX } from '../../base/u64.ts';
 import {
   EADDRINUSE,
   EBUSY,
@@ -21,20 +12,18 @@ import {
   EINVAL,
   ENOENT,
   ENOMEM,
-  ENOSPC,
   EOPNOTSUPP,
   EOVERFLOW,
   EPERM,
 } from '../../abi/errno.ts';
 import { IOMMU_WRITE, type Device, type Kernel, type PagingDomain } from '../../iommu/driver.ts';
+import { allocIova } from './alloc-iova.ts';
 import { IoptArea } from './area.ts';
 import { fillArea, fillAreaEverywhere, unfillArea, unmapArea } from './fill.ts';
 import type { IoptPages } from '../pages/pages.ts';
 
 // drivers/iommu/iommufd/io_pagetable.c: what an IOAS maps, what may not be mapped, and the domains that have it.
 
-/** HPAGE_SIZE on x86-64 and arm64 with 4 KiB pages: what an automatic IOVA is aligned to at most. */
-const HUGE_PAGE_SIZE = 2n << 20n;
 /** Unmaps wait this often for an access to let go before they give up (io_pagetable.c iopt_unmap_iova_range()). */
 const UNMAP_TRIES_MAX = 100;
 
@@ -171,7 +160,7 @@ export class IoPagetable {
       return refused ?? iova;
     }
     const { origin } = pages;
-    return this.#allocIova(startByte + (origin.type === 'user' ? origin.va : origin.start), length);
+    return allocIova(this, startByte + (origin.type === 'user' ? origin.va : origin.start), length);
   }
 
   // iopt_insert_area()
@@ -213,36 +202,6 @@ export class IoPagetable {
     const area = this.areas.first(iova, last);
     if (area === null) return null;
     return fail(EEXIST, `iova ${hex(iova)} meets the mapping ${hex(area.start)}-${hex(area.last)}`);
-  }
-
-  // iopt_alloc_iova(): the lowest hole that keeps the source's alignment; never IOVA 0.
-  #allocIova(address: bigint, length: bigint): Result<bigint> {
-    if (length === 0n || length >= U64_MAX / 2n) return fail(EOVERFLOW, 'length is zero or too large');
-    let alignment = roundUpPowerOfTwo(length);
-    if (address !== 0n && lowestBit(address) < alignment) alignment = lowestBit(address);
-    if (alignment >= HUGE_PAGE_SIZE) alignment = HUGE_PAGE_SIZE;
-    if (alignment < this.iovaAlignment)
-      return fail(EINVAL, `the source is not aligned to the iova alignment ${hex(this.iovaAlignment)}`);
-    const inPage = big(pageOffset(address));
-    for (const allowed of this.#allowedSpans()) {
-      const from = fit(allowed, length, alignment, inPage);
-      if (from === null) continue;
-      for (const hole of this.#unusedHoles(from, allowed.last)) {
-        const iova = fit(hole, length, alignment, inPage);
-        if (iova !== null) return iova;
-      }
-    }
-    return fail(ENOSPC, `no hole of ${hex(length)} bytes is left`);
-  }
-
-  #allowedSpans(): Iterable<Range> {
-    const whole = { start: PAGE_SIZE_N, last: U64_MAX - PAGE_SIZE_N };
-    return this.allowed.size === 0 ? [whole] : spans(this.allowed, whole.start, whole.last);
-  }
-
-  // Holes that are neither reserved nor mapped, ascending: interval_tree_for_each_double_span().
-  *#unusedHoles(start: bigint, last: bigint): Generator<Range> {
-    for (const hole of this.reserved.holes(start, last)) yield* this.areas.holes(hole.start, hole.last);
   }
 
   // ---- unmapping ----
@@ -539,29 +498,4 @@ export class IoPagetable {
     if (area.storageDomain !== null) pages.exchange(area, [left, right]);
     area.pages = null;
   }
-}
-
-// interval_tree_for_each_span(): neighbours count as one.
-function* spans(ranges: RangeMap<Range>, start: bigint, last: bigint): Generator<Range> {
-  let span: { start: bigint; last: bigint } | null = null;
-  for (let range = ranges.first(start, last); range !== null; range = ranges.next(range, last)) {
-    const from = range.start > start ? range.start : start;
-    const to = range.last < last ? range.last : last;
-    if (span !== null && span.last + 1n === from) {
-      span.last = to;
-      continue;
-    }
-    if (span !== null) yield span;
-    span = { start: from, last: to };
-  }
-  if (span !== null) yield span;
-}
-
-// __alloc_iova_check_range()
-function fit(range: Range, length: bigint, alignment: bigint, inPage: bigint): bigint | null {
-  const up = range.start + (alignment - 1n);
-  if (up > U64_MAX) return null;
-  const start = (up & ~(alignment - 1n)) | inPage;
-  if (start >= range.last || range.last - start < length - 1n) return null;
-  return start;
 }

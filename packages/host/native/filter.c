@@ -72,6 +72,8 @@ static const int always_stopped[] = {
 	__NR_setuid,	__NR_setreuid, __NR_setresuid, __NR_capset,   __NR_unshare, __NR_setns,
 };
 static const int stopped_by_descriptor[] = { __NR_read, __NR_write, __NR_readv, __NR_writev, __NR_lseek };
+/* What makes a copy: it must lie in the window, too. Not needed where every read is stopped. */
+static const int copies_descriptor[] = { __NR_dup, __NR_fcntl };
 static const int stopped_by_offset[] = { __NR_pread64,	__NR_pwrite64, __NR_preadv,
 					 __NR_pwritev, __NR_preadv2,  __NR_pwritev2 };
 
@@ -125,6 +127,8 @@ static void assemble(struct assembler *a, const struct filter_options *options)
 #endif
 	for (size_t i = 0; i < sizeof(stopped_by_descriptor) / sizeof(int); i++)
 		jump(a, BPF_JEQ, stopped_by_descriptor[i], BY_DESCRIPTOR, NEXT);
+	for (size_t i = 0; !options->stop_reads && i < sizeof(copies_descriptor) / sizeof(int); i++)
+		jump(a, BPF_JEQ, copies_descriptor[i], BY_DESCRIPTOR, NEXT);
 	jump(a, BPF_JEQ, __NR_ioctl, IOCTL, NEXT);
 	jump(a, BPF_JEQ, __NR_mmap, MMAP, NEXT);
 	for (size_t i = 0; i < sizeof(stopped_by_offset) / sizeof(int); i++)
@@ -220,6 +224,19 @@ static enum op fd_op(struct mailbox *box, const struct seccomp_data *data, enum 
 	return op;
 }
 
+static enum op copy_op(struct mailbox *box, const struct seccomp_data *data)
+{
+	const uint64_t *args = (const uint64_t *)data->args;
+	bool by_fcntl = data->nr == __NR_fcntl;
+
+	if (by_fcntl && (uint32_t)args[1] != F_DUPFD && (uint32_t)args[1] != F_DUPFD_CLOEXEC)
+		return OP_NONE;
+	box->fd = (int)args[0];
+	box->a[0] = by_fcntl ? (uint32_t)args[2] : 0;
+	box->a[1] = by_fcntl && (uint32_t)args[1] == F_DUPFD_CLOEXEC;
+	return OP_DUP;
+}
+
 /*
  * What the call asks for, with its arguments in the mailbox. `path_va` is set to the address of its path where it has
  * one, and then `dirfd` to the directory that the path starts from.
@@ -263,6 +280,9 @@ enum op filter_op(const struct seccomp_data *data, struct mailbox *box, uint64_t
 		return OP_MMAP;
 	case __NR_lseek:
 		return fd_op(box, data, OP_LSEEK);
+	case __NR_dup:
+	case __NR_fcntl:
+		return copy_op(box, data);
 	case __NR_setuid:
 	case __NR_setreuid:
 	case __NR_setresuid:

@@ -177,7 +177,7 @@ static napi_value reopen_fd(napi_env env, napi_callback_info info)
 }
 
 /*
- * pipe(flags): the program's end, readable and writable; with out[0] = inode, out[1] = our end. One byte in it makes
+ * pipe(flags): the program's end, opened with `flags` (an access mode, O_NONBLOCK); with out[0] = inode, out[1] = our end. One byte in it makes
  * the program's end readable for poll(2); our end gets EPOLLERR when the program's last copy is closed.
  */
 static napi_value make_pipe(napi_env env, napi_callback_info info)
@@ -190,7 +190,7 @@ static napi_value make_pipe(napi_env env, napi_callback_info info)
 	glue_args(env, info, argv, 1);
 	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK))
 		return glue_result(env, -1);
-	theirs = reopen(ends[1], O_RDWR | ((int)glue_int(env, argv[0]) & O_NONBLOCK));
+	theirs = reopen(ends[1], (int)glue_int(env, argv[0]) & (O_ACCMODE | O_NONBLOCK));
 	close(ends[0]);
 	if (theirs < 0 || fstat(theirs, &st)) {
 		close(ends[1]);

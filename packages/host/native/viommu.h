@@ -57,6 +57,7 @@ enum op {
 	OP_LSEEK, /* fd, a0 = offset, a1 = whence */
 	OP_EXEC,  /* nothing is known of these two beyond the task: it is about to execute another program, */
 	OP_CREDENTIALS, /* or to change who it is or what it may do */
+	OP_DUP, /* fd, a0 = the lowest number that the copy may have, a1 = 1 where it is close-on-exec */
 };
 
 /* Whose file a descriptor is. Mirrored in src/native.ts. */

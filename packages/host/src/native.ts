@@ -27,6 +27,7 @@ export const OP = {
   LSEEK: 19,
   EXEC: 20,
   CREDENTIALS: 21,
+  DUP: 22,
 } as const;
 
 /** Whose file a descriptor refers to (enum whose). */

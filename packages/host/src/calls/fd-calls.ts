@@ -3,7 +3,7 @@ import { big, exact, PAGE_MASK_N, U64_MAX } from '@viommu/core/base/u64';
 import type { OpenFile } from '@viommu/core/memory/file';
 import { OP } from '../native.ts';
 import type { InstalledFile } from '../files/files.ts';
-import { PASS, putStat, type Answer, type Machine } from './machine.ts';
+import { ANSWERED, PASS, putStat, type Answer, type Machine } from './machine.ts';
 import { statOfFile } from './path-calls.ts';
 import type { HostTask } from '../processes/processes.ts';
 import type { PseudoFile } from '../files/pseudo-files.ts';
@@ -38,6 +38,8 @@ export function answerFdCall(machine: Machine, task: HostTask, entry: InstalledF
       return putStat(machine, task.tid, box.arg(0), statOfFile(machine, entry), box.op === OP.FSTATX);
     case OP.MMAP:
       return mmap(machine, task, entry);
+    case OP.DUP:
+      return duplicate(machine, task, entry);
     case OP.LSEEK:
       return entry.file.type === 'pseudo' ? seek(entry, box.arg(0), box.low(1)) : PASS;
     default:
@@ -59,6 +61,16 @@ export function answerForeignIoctl(machine: Machine, task: HostTask): Answer {
   const file = machine.files.behind(task.tid, new DataView(fd.buffer).getInt32(0, true));
   // virt/kvm/vfio.c kvm_vfio_file_add(): vfio_file_is_valid().
   return file?.type === 'vfio-device' || file?.type === 'vfio-group' ? 0 : PASS;
+}
+
+/** dup(2) and fcntl(2)'s F_DUPFD of a file whose reads must be stopped: the copy's number, too, must tell. */
+function duplicate(machine: Machine, task: HostTask, entry: InstalledFile): Answer {
+  const { box, files, processes } = machine;
+  if (!files.stopped(entry)) return PASS;
+  const copy = processes.copyDescriptor(task, box.fd);
+  if (copy < 0) return PASS;
+  const number = files.place(task, copy, box.low(0), box.low(1) !== 0);
+  return number < 0 ? number : ANSWERED;
 }
 
 function mmap(machine: Machine, task: HostTask, entry: InstalledFile): Answer {
@@ -95,7 +107,7 @@ function transfer(machine: Machine, task: HostTask, entry: InstalledFile): Answe
   const move =
     file.type === 'pseudo'
       ? pseudoTransfer(task, entry, file, writes, atPosition ? null : exact(offset & U64_MAX))
-      : fileTransfer(task, file, writes, atPosition ? 0n : offset);
+      : fileTransfer(task, file, writes, atPosition ? null : offset);
   if (typeof move === 'number') return move;
   return vectored ? overVector(machine, task, move) : move(machine.box.arg(0), clamp(machine.box.arg(1)));
 }
@@ -104,10 +116,15 @@ function clamp(count: bigint): number {
   return exact(count > MAX_RW_COUNT ? MAX_RW_COUNT : count);
 }
 
-function fileTransfer(task: HostTask, file: OpenFile, writes: boolean, offset: bigint): Transfer | number {
+function fileTransfer(
+  task: HostTask,
+  file: OpenFile,
+  writes: boolean,
+  offset: bigint | null,
+): Transfer | number {
   const positioned = writes ? file.pwrite : file.pread;
   if (positioned !== undefined) {
-    let at = offset;
+    let at = offset ?? 0n;
     return (va, count) => {
       const done = positioned.call(file, task, va, count, at);
       if (done > 0) at += big(done);
@@ -115,8 +132,8 @@ function fileTransfer(task: HostTask, file: OpenFile, writes: boolean, offset: b
     };
   }
   if (writes ? file.write === undefined : file.read === undefined) return -EINVAL;
-  // The files that have these operations have no positions.
-  if (offset !== 0n) return -ESPIPE;
+  // The files that have these operations have no positions, not even 0: anon_inode_getfile() gives no FMODE_PREAD.
+  if (offset !== null) return -ESPIPE;
   return (va, count) => (writes ? file.write!(task, va, count) : file.read!(task, va, count));
 }
 

@@ -143,6 +143,7 @@ describe('event queues', () => {
       `poll-taken-back ${POLLOUT}`,
       'read-bad-address EFAULT',
       'pread ESPIPE',
+      'pread-start ESPIPE',
       'lseek ESPIPE',
       'close-on-exec 1',
       'files 2',
@@ -154,6 +155,34 @@ describe('event queues', () => {
     const lines = harness.lines(['events'], { env: { STOP_READS: '1' } });
     expect(lines[0]).toBe('number 4');
     expect(lines.at(-1)).toBe('files 1');
+  });
+
+  test('are read by each copy that dup() and fcntl() make', () => {
+    expect(harness.lines(['event-copies'])).toEqual([
+      'dup 769',
+      'close-on-exec 0',
+      'read 4',
+      'F_DUPFD 770',
+      'read 4',
+      'F_DUPFD_CLOEXEC 800',
+      'close-on-exec 1',
+      'read 4',
+      'read-empty 0',
+      'beyond EMFILE',
+      'others 4',
+      'others-high 900',
+      'files 2',
+      'files 1',
+    ]);
+  });
+
+  test('from which events only come are never writable', () => {
+    expect(harness.lines(['events-only-come'])).toEqual([
+      'poll-empty 0',
+      `poll ${POLLIN}`,
+      'read 4',
+      'files 1',
+    ]);
   });
 
   test('wake a poll that waits', () => {

@@ -12,7 +12,8 @@ import type { VirtualNode } from './virtual-nodes.ts';
 
 const O_RDWR = 2;
 /** What a placeholder keeps of open(2)'s flags: O_ACCMODE and O_NONBLOCK. */
-const KEPT_FLAGS = 0o3 | 0o4000;
+const O_NONBLOCK = 0o4000;
+const KEPT_FLAGS = 0o3 | O_NONBLOCK;
 /**
  * Files that can be open at once. Each leaves at most one event in inotify's queue, which usually holds 16384
  * (/proc/sys/fs/inotify/max_queued_events); so none is lost.
@@ -21,6 +22,8 @@ const FILES_MAX = 16000;
 
 /** What poll(2) must work on. */
 const PIPES: ReadonlySet<string> = new Set<OpenFile['type']>(['fault-queue', 'veventq', 'migration-data']);
+/** Of these, what poll(2) never calls writable (drivers/iommu/iommufd/eventq.c iommufd_eventq_fops_poll()). */
+const READ_ONLY: ReadonlySet<string> = new Set<OpenFile['type']>(['veventq']);
 
 /** A file that the program has open: what Linux's struct file is to us. */
 export interface InstalledFile {
@@ -128,6 +131,16 @@ export class Files {
       : this.#installPlaceholder(task, file, options);
   }
 
+  /** Whether read(2) and write(2) on the file are ours to answer, which only its descriptor's number can tell. */
+  stopped({ file }: InstalledFile): boolean {
+    return this.#host.window !== null && (file.type === 'pseudo' || PIPES.has(file.type));
+  }
+
+  /** Gives the task a copy of such a file from number `lowest` on, and closes ours: the call's result, or -errno. */
+  place(task: Task, fd: number, lowest: number, closeOnExec: boolean): number {
+    return this.#addInWindow(task, fd, lowest, { closeOnExec, answer: true });
+  }
+
   /** The last descriptor and mapping of a placeholder are gone. */
   lastClose(watch: number): void {
     const entry = this.#byWatch.get(watch);
@@ -174,7 +187,7 @@ export class Files {
 
   #installPipe(task: Task, file: OpenFile, options: InstallOptions): number {
     const { native, box } = this.#host;
-    const fd = native.pipe(options.flags & KEPT_FLAGS);
+    const fd = native.pipe(options.flags & (READ_ONLY.has(file.type) ? O_NONBLOCK : KEPT_FLAGS));
     if (fd < 0) return fd;
     const [inode, handle] = [box.out[0]!, box.out[1]!];
     const number = this.#add(task, fd, true, options);
@@ -195,11 +208,21 @@ export class Files {
   /** Gives the task a descriptor and closes ours. `stopped`: read(2) and write(2) on it must come to us. */
   #add(task: Task, fd: number, stopped: boolean, options: InstallOptions): number {
     const { native, window } = this.#host;
-    const at = stopped && window !== null ? native.lowestFree(task.tid, window.low, window.high) : -1;
-    const number =
-      stopped && window !== null && at < 0
-        ? -EMFILE
-        : native.addFd(fd, at, options.closeOnExec, options.answer);
+    if (stopped && window !== null) return this.#addInWindow(task, fd, window.low, options);
+    const number = native.addFd(fd, -1, options.closeOnExec, options.answer);
+    native.closeFd(fd);
+    return number;
+  }
+
+  #addInWindow(
+    task: Task,
+    fd: number,
+    lowest: number,
+    { closeOnExec, answer }: Pick<InstallOptions, 'closeOnExec' | 'answer'>,
+  ): number {
+    const { native, window } = this.#host;
+    const at = native.lowestFree(task.tid, Math.max(lowest, window?.low ?? 0), window?.high ?? 0);
+    const number = at < 0 ? -EMFILE : native.addFd(fd, at, closeOnExec, answer);
     native.closeFd(fd);
     return number;
   }

@@ -220,6 +220,11 @@ export class Processes {
     return (copy < 0 ? null : shared.adopt(copy)) ?? FOREIGN_FILE;
   }
 
+  /** Our own descriptor for the file behind one of a thread, or -errno. */
+  copyDescriptor({ process, entry }: HostTask, fd: number): number {
+    return this.host.shared.copy(process.pid, entry.pidfd, fd);
+  }
+
   eventfd(process: HostProcess, fd: number): Result<Eventfd> {
     const entry = process.gone || fd < 0 ? undefined : this.#entries.get(process.pid);
     return this.eventfds.adopt(

@@ -17,7 +17,7 @@ const NR = {
   /** IOMMU_DESTROY and IOMMU_IOAS_ALLOC. */
   DESTROY: 0x80,
   IOAS_ALLOC: 0x81,
-  /** out[1]: a descriptor of a new event queue. */
+  /** out[1]: a descriptor of a new event queue: a fault queue, or a vEVENTQ where [1] is not 0. */
   EVENT_QUEUE: 0xd0,
   /** [1] events more in the newest queue, [2] fewer. */
   EVENTS: 0xd1,
@@ -87,9 +87,14 @@ class StubAccess extends StubFile {
 }
 
 class StubQueue extends StubFile {
-  readonly type = 'fault-queue';
+  readonly type: 'fault-queue' | 'veventq';
   onReadableChange: (() => void) | undefined;
   #events = 0;
+
+  constructor(state: State, type: StubQueue['type']) {
+    super(state);
+    this.type = type;
+  }
 
   get readable(): boolean {
     return this.#events > 0;
@@ -142,7 +147,7 @@ class StubIommufd extends StubFile {
     const { process } = task;
     switch (nr) {
       case NR.EVENT_QUEUE: {
-        this.state.queue = new StubQueue(this.state);
+        this.state.queue = new StubQueue(this.state, words[1] === 0n ? 'fault-queue' : 'veventq');
         return this.#install(task, this.state.queue, words);
       }
       case NR.EVENTS:

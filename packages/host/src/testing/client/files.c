@@ -359,11 +359,62 @@ static int scene_events(char **argv)
 	say("poll-taken-back", (poll(&ready, 1, 0), ready.revents));
 	say_errno("read-bad-address", (request.word[1] = 1, ask(fd, EVENTS, &request), read(queue, nowhere, 4)));
 	say_errno("pread", pread(queue, buffer, 4, 8));
+	say_errno("pread-start", pread(queue, buffer, 4, 0));
 	say_errno("lseek", lseek(queue, 0, SEEK_SET));
 	say("close-on-exec", fcntl(queue, F_GETFD));
 	close(queue);
 	say("files", count(fd));
 	close(copy);
+	say("files", count(fd));
+	return 0;
+}
+
+static int scene_event_copies(char **argv)
+{
+	struct request request = { { 0 } };
+	int fd = open_iommu(), queue, copy;
+	char buffer[8];
+
+	(void)argv;
+	ask(fd, EVENT_QUEUE, &request);
+	queue = request.word[1];
+	request.word[1] = 3;
+	ask(fd, EVENTS, &request);
+	say("dup", copy = dup(queue));
+	say("close-on-exec", fcntl(copy, F_GETFD));
+	say("read", read(copy, buffer, 4));
+	say("F_DUPFD", copy = fcntl(queue, F_DUPFD, 10));
+	say("read", read(copy, buffer, 4));
+	say("F_DUPFD_CLOEXEC", copy = fcntl(copy, F_DUPFD_CLOEXEC, 800));
+	say("close-on-exec", fcntl(copy, F_GETFD));
+	say("read", read(copy, buffer, 4));
+	say("read-empty", read(copy, buffer, 4));
+	say_errno("beyond", fcntl(queue, F_DUPFD, 5000));
+	say("others", dup(fd));
+	say("others-high", fcntl(fd, F_DUPFD, 900));
+	say("files", count(fd));
+	close_range(768, 1023, 0);
+	say("files", count(fd));
+	return 0;
+}
+
+static int scene_events_only_come(char **argv)
+{
+	struct request request = { { 0, 1 } };
+	struct pollfd ready = { 0 };
+	int fd = open_iommu();
+	char buffer[4];
+
+	(void)argv;
+	ask(fd, EVENT_QUEUE, &request);
+	ready.fd = request.word[1];
+	ready.events = POLLIN | POLLOUT;
+	say("poll-empty", (poll(&ready, 1, 0), ready.revents));
+	request.word[1] = 1;
+	ask(fd, EVENTS, &request);
+	say("poll", (poll(&ready, 1, 0), ready.revents));
+	say("read", read(ready.fd, buffer, 4));
+	close(ready.fd);
 	say("files", count(fd));
 	return 0;
 }
@@ -492,6 +543,8 @@ const struct scene file_scenes[] = {
 	{ "close-race", scene_close_race },
 	{ "foreign", scene_foreign },
 	{ "events", scene_events },
+	{ "event-copies", scene_event_copies },
+	{ "events-only-come", scene_events_only_come },
 	{ "poll-wakes", scene_poll_wakes },
 	{ "backing", scene_backing },
 	{ "fail-nth", scene_fail_nth },

@@ -66,6 +66,8 @@ const NO_FIELD = (1n << 63n) | (0x1fn << 2n);
 const SA = 1n << 34n;
 const IO_CTL_SHIFT = 35n;
 const SATS = 1n << 42n;
+/** In 191:128. */
+const GUEST_PAGING_SHIFT = 54n;
 /** What QEMU knows as reserved of 191:128 and 255:192. */
 const INTERRUPT_HALF = [3n << 52n, 0x7fffn | (0x3fn << 48n)] as const;
 const PRESENT = 1n;
@@ -108,12 +110,13 @@ export function judge(line: AmdLine, lax: Laxities): AmdOutcome {
   return suppressed ? { kind: 'silent' } : outcome;
 }
 
-/** §2.5.2, for EFR of QEMU's model: no HASup, GIoSup, SATSSup; GLXSup is 0. */
-function judgeFields([low, high]: readonly [bigint, bigint, bigint, bigint]): AmdOutcome | null {
+/** §2.5.2, for EFR of QEMU's model: no HASup, GIoSup, SATSSup; GLXSup is 0, and GuestPagingMode has 0 and 1. */
+function judgeFields([low, high, third]: readonly [bigint, bigint, bigint, bigint]): AmdOutcome | null {
   if ((low & (HAD | GIOV)) !== 0n || (high & SATS) !== 0n) return { kind: 'illegal', rz: true };
   if (((high >> IO_CTL_SHIFT) & 3n) === 3n) return { kind: 'illegal', rz: false };
   const guest = (low & (TV | GV)) === (TV | GV);
-  return guest && ((low >> GLX_SHIFT) & 3n) !== 0n ? { kind: 'illegal', rz: false } : null;
+  const reserved = ((low >> GLX_SHIFT) & 3n) !== 0n || ((third >> GUEST_PAGING_SHIFT) & 3n) > 1n;
+  return guest && reserved ? { kind: 'illegal', rz: false } : null;
 }
 
 /** §2.2.2, table 8, and §2.2.3. */

@@ -37,6 +37,7 @@ const CLASSES: Readonly<Record<keyof Laxities | keyof Recording, string>> = {
   typeFirst: 'pasid-entry-type-judged-first',
   eachLevel: 'permissions-judged-at-each-level',
   ownDisable: 'disabled-fault-is-recorded',
+  firstWidth: 'first-stage-as-wide-as-aw',
   rootReasons: 'root-fault-of-the-wrong-mode',
   contextReasons: 'context-fault-of-the-wrong-mode',
   wholeAddress: 'fault-address-above-the-width',
@@ -44,7 +45,7 @@ const CLASSES: Readonly<Record<keyof Laxities | keyof Recording, string>> = {
 const RECORDING = ['rootReasons', 'contextReasons', 'wholeAddress'] as const;
 const RULES = Object.keys(STRICT) as (keyof Laxities)[];
 /** More than so many have never been found together. */
-const RULES_MAX = 3;
+const RULES_MAX = 4;
 const PLAIN: Recording = { rootReasons: false, contextReasons: false, wholeAddress: false };
 const ROOT_REASONS: ReadonlyMap<number, number> = new Map([
   [0x38, 0x08],

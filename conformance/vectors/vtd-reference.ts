@@ -28,8 +28,10 @@ export interface Laxities {
   readonly typeFirst: boolean;
   /** Each level's permissions are judged before what is below it. */
   readonly eachLevel: boolean;
-  /** FPD of an entry that is at fault itself does not count. */
+  /** FPD of an entry that is at fault itself does not count, nor that of the directory for a PASID entry's fault. */
   readonly ownDisable: boolean;
+  /** Input addresses of the first stage are as wide as AW says, whatever levels the tables have. */
+  readonly firstWidth: boolean;
 }
 
 export const STRICT: Laxities = {
@@ -42,6 +44,7 @@ export const STRICT: Laxities = {
   typeFirst: false,
   eachLevel: false,
   ownDisable: false,
+  firstWidth: false,
 };
 
 /** Where the write goes, or the fault reason of Table 30 and whether it is recorded. */
@@ -179,7 +182,12 @@ class Reader {
       refuse(0x42);
     this.disabled = disable;
     const pasid = this.#pasidEntry(context[0]! & POINTER & ~ABOVE_WIDTH);
-    return (pasid[0]! >> 6n) % 8n === PGTT.PASS ? this.#pass(0x83) : this.#first(pasid[2]! & POINTER);
+    if ((pasid[0]! >> 6n) % 8n === PGTT.PASS) return this.#pass(0x83);
+    const width = 30 + 9 * Number((pasid[0]! >> 2n) & 7n);
+    return this.#first(
+      pasid[2]! & POINTER,
+      this.#lax.firstWidth ? Math.min(width, Number(WIDTH)) : Number(WIDTH),
+    );
   }
 
   /** The PASID table entry of PASID 0. */
@@ -194,7 +202,7 @@ class Reader {
     this.disabled = disable;
     const pasid = this.#loadAnyway(entry! & POINTER, 8, 0x58);
     const disablePasid = disable || (pasid[0]! & FPD) !== 0n;
-    this.disabled = this.#lax.ownDisable ? disable : disablePasid;
+    this.disabled = this.#lax.ownDisable ? before : disablePasid;
     const type = (pasid[0]! >> 6n) & 7n;
     const known = type === PGTT.FIRST || type === PGTT.PASS;
     // FSPM: tables of four levels.
@@ -237,9 +245,9 @@ class Reader {
   }
 
   /** §3.6, §9.7 */
-  #first(root: bigint): bigint {
-    const top = this.#iova >> (WIDTH - 1n);
-    if (top !== 0n && top !== bits(64 - Number(WIDTH), 0)) refuse(0x80);
+  #first(root: bigint, width: number): bigint {
+    const top = this.#iova >> BigInt(width - 1);
+    if (top !== 0n && top !== bits(64 - width, 0)) refuse(0x80);
     let table = root;
     let rights = USER | WRITE;
     for (let level = 4; ; level--) {

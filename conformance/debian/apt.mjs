@@ -9,9 +9,11 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname } from 'node:path';
 import { debianMirror, parseDeb822, parseList } from './sources.mjs';
 
 const KEYRINGS = [
@@ -240,6 +242,24 @@ function makeWork(cache) {
     return mkdtempSync(`${cache}/fetch-`);
   } catch (error) {
     throw new Trouble(`Nothing can be written to ${cache} (${error.code}): does it belong to another user?`);
+  }
+}
+
+/**
+ * Puts a finished tree in its place. Where another process was faster, its tree is as good.
+ *
+ * @param {string} from
+ * @param {string} to
+ * @param {{ force: boolean, whole: () => boolean }} options `whole` says whether there is a finished tree; `force`
+ *   replaces such a one
+ */
+export function putInPlace(from, to, { force, whole }) {
+  mkdirSync(dirname(to), { recursive: true });
+  if (force || !whole()) rmSync(to, { recursive: true, force: true });
+  try {
+    renameSync(from, to);
+  } catch (error) {
+    if (!whole()) throw error;
   }
 }
 

@@ -5,7 +5,7 @@
 //
 // fetch.mjs [--mirror URL] [--force]
 
-import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { commandLine } from '../command-line.mjs';
 import {
   configureApt,
@@ -14,6 +14,7 @@ import {
   lastWords,
   needTools,
   progress,
+  putInPlace,
   run,
   runScript,
   terminal,
@@ -97,16 +98,6 @@ async function unpackTree(files, work, version) {
   );
 }
 
-/** Puts the finished tree in place; where another process was faster, its tree is as good. */
-function install(work, force) {
-  if (force || fetched() === null) rmSync(tree, { recursive: true, force: true });
-  try {
-    renameSync(`${work}/tree`, tree);
-  } catch (error) {
-    if (fetched() === null) throw error;
-  }
-}
-
 async function main() {
   const { values } = commandLine({
     options: { mirror: { type: 'string' }, force: { type: 'boolean', default: false } },
@@ -124,7 +115,7 @@ async function main() {
     const files = await fetchPackages(apt, work, version);
     await unpackTree(files, work, version);
     markFetched(`${work}/tree`, version);
-    install(work, values.force);
+    putInPlace(`${work}/tree`, tree, { force: values.force, whole: () => fetched() !== null });
     progress('');
     console.log(`Linux ${version} is in .cache/linux-${RELEASE}/.`);
   });

@@ -5,7 +5,7 @@
 //
 // fetch.mjs [--mirror URL] [--force] [x86] [arm64] [x86-generic] [emulated-arm64]
 
-import { copyFileSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import { commandLine, expectKnown } from '../command-line.mjs';
 import {
@@ -15,6 +15,7 @@ import {
   lastWords,
   needTools,
   progress,
+  putInPlace,
   run,
   runScript,
   terminal,
@@ -149,24 +150,13 @@ async function fetchPart(part, mirror, force) {
     await updateLists(apt, SUITES);
     const content = await contentOf(part, apt, work);
     markFetched(`${work}/tree`, content);
-    install(work, part, force);
+    putInPlace(`${work}/tree`, `${tree}/${part}`, { force, whole: () => fetched(part) !== null });
     progress('');
     console.log(there(part, content));
   });
 }
 
 const there = (part, { what }) => `${what} are in .cache/qemu/${part}/.`;
-
-/** Puts the finished tree in place; where another process was faster, its tree is as good. */
-function install(work, part, force) {
-  mkdirSync(tree, { recursive: true });
-  if (force || fetched(part) === null) rmSync(`${tree}/${part}`, { recursive: true, force: true });
-  try {
-    renameSync(`${work}/tree`, `${tree}/${part}`);
-  } catch (error) {
-    if (fetched(part) === null) throw error;
-  }
-}
 
 async function main() {
   const { values, positionals } = commandLine({

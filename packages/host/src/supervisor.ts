@@ -1,5 +1,6 @@
 import { constants } from 'node:os';
 import { EMFILE, errnoName } from '@viommu/core/abi/errno';
+import { fail } from '@viommu/core/base/result';
 import { Trace } from '@viommu/core/trace/trace';
 import type { CurrentCall, MemoryHost } from './memory/address-space.ts';
 import { FaultAttributes } from './files/fault-attributes.ts';
@@ -147,7 +148,10 @@ export class Supervisor {
     };
     const processes = new Processes(memory, {
       behind: (tid, fd) => files.behind(tid, fd),
-      install: (task, file, closeOnExec) => files.install(task, file, { ...O_CLOEXEC_ONLY, closeOnExec }),
+      install: (task, file, closeOnExec) => {
+        const fd = files.install(task, file, { ...O_CLOEXEC_ONLY, closeOnExec });
+        return fd < 0 ? fail(-fd, 'the program can be given no descriptor') : fd;
+      },
     });
     const { kernel } = options;
     const nodes = deviceNodes(Math.floor(performance.timeOrigin / 1000), kernel.deviceFiles);

@@ -65,6 +65,17 @@ test('stat, access and readlink show a character device, at any descriptor', () 
   ]);
 });
 
+test('a request that has no room for its descriptor fails', () => {
+  expect(harness.lines(['no-room'])).toEqual([
+    'window EMFILE',
+    'open EMFILE',
+    'access EMFILE',
+    'access ok',
+    'number 4',
+    'files 2',
+  ]);
+});
+
 test('a file is released with the last of its copies, wherever they went', () => {
   expect(harness.lines(['lifetime'])).toEqual([
     'opened 2',

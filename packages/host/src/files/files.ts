@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { EMFILE } from '@viommu/core/abi/errno';
+import { EBADF, EMFILE } from '@viommu/core/abi/errno';
 import { big, exact } from '@viommu/core/base/u64';
 import type { FileBacking, OpenFile } from '@viommu/core/memory/file';
 import type { Task } from '@viommu/core/memory/process';
@@ -224,7 +224,8 @@ export class Files {
     const at = native.lowestFree(task.tid, Math.max(lowest, window?.low ?? 0), window?.high ?? 0);
     const number = at < 0 ? -EMFILE : native.addFd(fd, at, closeOnExec, answer);
     native.closeFd(fd);
-    return number;
+    // fs/file.c receive_fd_replace(): the number is not below RLIMIT_NOFILE, which the program has lowered since.
+    return number === -EBADF ? -EMFILE : number;
   }
 
   /** One byte lies in the pipe while the queue has something: so poll(2) tells it. */

@@ -208,7 +208,10 @@ class StubIommufd extends StubFile {
 
   #install(task: Task, file: OpenFile, words: BigUint64Array): Result<void> {
     const fd = task.process.install(file, { closeOnExec: true });
-    if (failed(fd)) return fd;
+    if (failed(fd)) {
+      file.release();
+      return fd;
+    }
     words[1] = big(fd);
   }
 

@@ -398,6 +398,26 @@ static int scene_event_copies(char **argv)
 	return 0;
 }
 
+static int scene_no_room(char **argv)
+{
+	struct request request = { { 0 } };
+	struct rlimit limit = { 64, 64 };
+	int fd = open_iommu();
+
+	(void)argv;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	say_errno("window", ask(fd, EVENT_QUEUE, &request));
+	while (dup(fd) >= 0)
+		;
+	say_errno("open", open("/dev/iommu", O_RDWR));
+	say_errno("access", ask(fd, ACCESS, &request));
+	close(fd + 1);
+	say_errno("access", ask(fd, ACCESS, &request));
+	say("number", request.word[1]);
+	say("files", count(fd));
+	return 0;
+}
+
 static int scene_events_only_come(char **argv)
 {
 	struct request request = { { 0, 1 } };
@@ -544,6 +564,7 @@ const struct scene file_scenes[] = {
 	{ "foreign", scene_foreign },
 	{ "events", scene_events },
 	{ "event-copies", scene_event_copies },
+	{ "no-room", scene_no_room },
 	{ "events-only-come", scene_events_only_come },
 	{ "poll-wakes", scene_poll_wakes },
 	{ "backing", scene_backing },

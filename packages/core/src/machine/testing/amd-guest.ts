@@ -123,11 +123,20 @@ export class AmdVm extends Vm {
   readonly parentId: number;
   readonly ports: readonly AmdPort[];
 
-  /** `indexes` are those of vfioN; the guest calls all of them `virtualId`, each on an IOMMU of its own. */
-  constructor(kernel: Kernel, pid: number, indexes: readonly number[], virtualId: bigint) {
+  /**
+   * `indexes` are those of vfioN; the guest calls all of them `virtualId`, each on an IOMMU of its own. `parentFlags` are
+   * flags of the nest parent beside its own.
+   */
+  constructor(
+    kernel: Kernel,
+    pid: number,
+    indexes: readonly number[],
+    virtualId: bigint,
+    parentFlags: number = 0,
+  ) {
     super(kernel, pid);
     const devices = indexes.map((index) => this.pass(index));
-    const parent = this.parent(devices[0]!);
+    const parent = this.hwpt(devices[0]!.id, this.ioasId, abi.IOMMU_HWPT_ALLOC_NEST_PARENT | parentFlags);
     this.parentId = parent;
     const file = new MappedFile();
     this.context.backing = file;

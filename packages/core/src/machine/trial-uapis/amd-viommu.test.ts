@@ -1,17 +1,27 @@
 import { describe, expect, it } from 'vitest';
 import * as amd from '../../abi/amd-viommu.ts';
 import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
-import { IOMMU_VIOMMU_TYPE_ARM_SMMUV3 } from '../../abi/iommufd.ts';
+import {
+  IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+  IOMMU_HWPT_DIRTY_TRACKING_ENABLE,
+  IOMMU_HWPT_GET_DIRTY_BITMAP,
+  IOMMU_HWPT_SET_DIRTY_TRACKING,
+  IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+  iommu_hwpt_get_dirty_bitmap,
+  iommu_hwpt_set_dirty_tracking,
+} from '../../abi/iommufd.ts';
 import type { DmaPort, PageResponseMessage } from '../../iommu/requests/dma-port.ts';
+import { BUFFER } from '../../iommufd/testing/program.ts';
 import { amdIommu } from '../iommus/amd-iommu.ts';
 import { Kernel } from '../kernel.ts';
 import { allocViommu, AmdVm, guestCommand, guestDte } from '../testing/amd-guest.ts';
 import { withPorts } from '../testing/ports.ts';
 import { partsOf } from '../testing/vendors.ts';
-import { PLUGGED, Vm } from '../testing/vm.ts';
+import { GUEST, PLUGGED, Vm } from '../testing/vm.ts';
 import type { Vendor } from '../iommus/vendor.ts';
 
 const IOVA = 0x1234_5000n;
+const BITMAP = BUFFER + 0x4000n;
 
 /** IOMMUs, one where nothing is said, with two devices each. */
 function machine(
@@ -186,6 +196,40 @@ describe('a guest with queues of its own', () => {
     vm.map(vm.ioasId, { iova: PLUGGED, va: next, length: 0x1000n });
     vm.port.send(guestCommand.completionWait(PLUGGED, 2n));
     expect([read(lost), read(next)]).toEqual([1n, 2n]);
+  });
+
+  it('has what the hardware stores to its memory for it told dirty', () => {
+    const vm = new AmdVm(machine(), 100, [0], 8n, IOMMU_HWPT_ALLOC_DIRTY_TRACKING);
+    vm.port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD);
+    const pages = [vm.guest.page(), vm.guest.page(), vm.guest.page()];
+    const store = (page: number): void => vm.port.send(guestCommand.completionWait(pages[page]!, 1n));
+    const tracking = (flags: number): number =>
+      vm.call(IOMMU_HWPT_SET_DIRTY_TRACKING, iommu_hwpt_set_dirty_tracking, { flags, hwpt_id: vm.parentId })
+        .rc;
+    /** Which of the pages are dirty since the last time. */
+    const dirty = (): number[] => {
+      vm.write(BITMAP, new Uint8Array(0x1000));
+      const { rc } = vm.call(IOMMU_HWPT_GET_DIRTY_BITMAP, iommu_hwpt_get_dirty_bitmap, {
+        hwpt_id: vm.parentId,
+        iova: GUEST,
+        length: 0x100_0000n,
+        page_size: 0x1000n,
+        data: BITMAP,
+      });
+      expect(rc).toBe(0);
+      const bits = vm.read(BITMAP, 0x1000);
+      const bitOf = (page: bigint): number => Number((page - GUEST) >> 12n);
+      return [0, 1, 2].filter((i) => (bits[bitOf(pages[i]!) >> 3]! >> (bitOf(pages[i]!) & 7)) & 1);
+    };
+    store(0);
+    expect(tracking(IOMMU_HWPT_DIRTY_TRACKING_ENABLE)).toBe(0);
+    for (const page of [0, 1]) store(page);
+    expect(dirty()).toEqual([0, 1]);
+    for (const page of [1, 2]) store(page);
+    expect(dirty()).toEqual([1, 2]);
+    expect(tracking(0)).toBe(0);
+    store(0);
+    expect(dirty()).toEqual([]);
   });
 
   it('invalidates all that is its own with one command, and nothing of a neighbour', () => {

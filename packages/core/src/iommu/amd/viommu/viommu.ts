@@ -24,7 +24,7 @@ export class AmdViommu implements ViommuDriver {
     return [];
   }
 
-  /** The parent has a new top. */
+  /** The parent has a new top, or tracks dirty pages from now on, or no more. */
   parentChanged(): void {}
 
   /** amd_iommufd_viommu_destroy() */

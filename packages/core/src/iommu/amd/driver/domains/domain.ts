@@ -158,7 +158,7 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
 
   // ---- dirty tracking ----
 
-  /** amd_iommu_set_dirty_tracking(): DTE.HAD of every device. */
+  /** amd_iommu_set_dirty_tracking(): DTE.HAD of every device, and of the entries by which hardware vIOMMUs find memory. */
   setDirtyTracking(enable: boolean): Result<void> {
     if (this.#dirtyTracking === enable) return;
     for (const device of this.devices) {
@@ -169,9 +169,10 @@ export class AmdPagingDomain extends ProtectionDomain implements PagingDomain, D
       ivhd.kernel.physical.store64(at, dte[0]!, dte[1]!);
       device.flushDte();
     }
-    // What is cached as writable would not mark its entry.
-    if (this.devices.length > 0) this.flushAll();
     this.#dirtyTracking = enable;
+    for (const viommu of this.viommus) viommu.parentChanged();
+    // What is cached as writable would not mark its entry.
+    if (this.ivhds.size > 0) this.flushAll();
   }
 
   readAndClearDirty(

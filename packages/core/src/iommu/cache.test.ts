@@ -220,6 +220,49 @@ describe('a translation cache', () => {
   });
 });
 
+describe('answers', () => {
+  const none = { pa: -1, bytes: -1 };
+
+  it('say where an address leads and how far, and are what the entry says under the mask', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 12, max: 30 }),
+        fc.bigInt({ min: 0n, max: (1n << 57n) - 1n }),
+        fc.bigInt({ min: 0n, max: (1n << 52n) - 1n }),
+        (size, address, to) => {
+          const cache = new TranslationCache(16);
+          const domain = new CacheDomain(3);
+          const [hi, lo] = [Number(address >> 32n) | 0, Number(BigInt.asIntN(32, address))];
+          const bits = BigInt(size);
+          const out = (to >> bits) << bits;
+          const slot = cache.insert(domain, SPACE, hi, lo, size);
+          cache.fill(slot, Number(out >> 32n), Number(BigInt.asIntN(32, out)), 0b1011);
+          const found = { ...none };
+          expect(cache.answer(domain, SPACE, 0, hi, lo, 0b0110, 0b0010, found)).toBe(0b1011);
+          const offset = address & ((1n << bits) - 1n);
+          expect(found).toEqual({ pa: Number(out + offset), bytes: Number((1n << bits) - offset) });
+          for (const [space, mask, value] of [
+            [OTHER, 0b0110, 0b0010],
+            [SPACE, 0b0110, 0b0110],
+          ] as const) {
+            expect(cache.answer(domain, space, 0, hi, lo, mask, value, { ...none })).toBe(0);
+          }
+          expect(cache.answer(domain, OTHER, SPACE, hi, lo, 1, 1, { ...none })).toBe(0b1011);
+          domain.renew(4);
+          expect(cache.answer(domain, SPACE, 0, hi, lo, 1, 1, { ...none })).toBe(0);
+        },
+      ),
+    );
+  });
+
+  it('are given by nothing that was never there', () => {
+    const cache = new TranslationCache(16);
+    for (const id of [-1, 1]) {
+      expect(cache.answer(new CacheDomain(id), -1, 0, 0, 0, 1, 1, { ...none })).toBe(0);
+    }
+  });
+});
+
 describe('address ranges', () => {
   it('end at the top of the address space', () => {
     expect(addressRange(-1, -4096, 8192)).toMatchObject({ lastHi: -1, lastLo: -1 });

@@ -123,9 +123,8 @@ export class TranslationCache {
   onEvict: ((slot: number) => void) | null = null;
   readonly #victim: Uint8Array;
   readonly #mask: number = 0;
-  /** log2 of the sets; the bits of a page's number above those that count the slots. */
+  /** log2 of the sets. */
   readonly #setBits: number = 0;
-  readonly #above: number = 0;
 
   /** `entries` is rounded up to a power of two, at least 4. */
   constructor(entries: number) {
@@ -133,7 +132,6 @@ export class TranslationCache {
     this.capacity = WAYS << setBits;
     this.#mask = this.capacity - 1;
     this.#setBits = setBits;
-    this.#above = ~this.#mask;
     this.#rows = new Int32Array(this.capacity << ROW_SHIFT);
     this.#victim = new Uint8Array(1 << setBits);
     this.info = new Uint8Array(this.capacity);
@@ -151,7 +149,7 @@ export class TranslationCache {
    */
   #home(lo: number, hi: number, mix: number): number {
     const page = (lo >>> PAGE_SHIFT) ^ (hi << 20) ^ (hi >>> 12);
-    return ((Math.imul((page & this.#above) ^ mix, 0x9e37_79b1) >>> 14) ^ page) & this.#mask;
+    return ((Math.imul((page & ~this.#mask) ^ mix, 0x9e37_79b1) >>> 14) ^ page) & this.#mask;
   }
 
   /**
@@ -171,12 +169,12 @@ export class TranslationCache {
     answer: Located,
   ): number {
     const rows = this.#rows;
+    const slots = this.#mask;
     const low = (lo & domain.maskLo) | domain.size;
     const high = hi & domain.maskHi;
     // As #home().
     const page = (low >>> PAGE_SHIFT) ^ (high << 20) ^ (high >>> 12);
-    const row =
-      (((Math.imul((page & this.#above) ^ domain.mix, 0x9e37_79b1) >>> 14) ^ page) & this.#mask) << ROW_SHIFT;
+    const row = (((Math.imul((page & ~slots) ^ domain.mix, 0x9e37_79b1) >>> 14) ^ page) & slots) << ROW_SHIFT;
     if (rows[row] !== low || rows[row | 1] !== high || rows[row | 2] !== domain.id) return 0;
     const tag = rows[row | 3];
     const word = rows[row | WORD]!;

@@ -18,9 +18,10 @@ import { type Request, invalidPprEvent } from './events.ts';
 import { Faults } from './faults.ts';
 import { type Delivered, InterruptRemapper, type InterruptRequest } from './interrupt-remapper.ts';
 import { Interrupts } from './interrupts.ts';
-import { Iotlb } from './iotlb.ts';
+import { FAST, Iotlb } from './iotlb.ts';
 import { Log } from './log.ts';
 import { type PageRequest, type PageResponse, PprLog, pprRecord } from './ppr-log.ts';
+import { NO_PASID, type QuickRoute, QuickRoutes } from './quick-routes.ts';
 import { RegisterFile } from './registers.ts';
 import type { Aborted, InterruptSource, Msi, Outcome, Transaction } from './transaction.ts';
 import { Translator } from './translator.ts';
@@ -69,6 +70,10 @@ export class AmdIommu {
   readonly #pprLog: PprLog;
   readonly #faults: Faults;
   readonly #admission: Admission;
+  readonly #routes: QuickRoutes;
+  readonly #trace: Trace | null;
+  /** What the IOTLB alone has answered last. */
+  readonly #answer = { kind: 'translated' as const, pa: NaN, bytes: 0, forceCoherent: false };
   readonly #remapper: InterruptRemapper;
   readonly #buffer: CommandBuffer;
   readonly #ats: Ats;
@@ -114,6 +119,8 @@ export class AmdIommu {
     this.#pprLog = new PprLog(registers, this.#interrupts, this.#pprRing, watcher);
     this.#faults = new Faults(features, registers, this.#eventLog, watcher);
     this.#admission = new Admission(features, registers, this.#table, this.#faults);
+    this.#routes = new QuickRoutes(features, this.#table, this.#admission, this.#iotlb);
+    this.#trace = watcher;
     this.#remapper = new InterruptRemapper(
       memory,
       registers,
@@ -165,6 +172,7 @@ export class AmdIommu {
     this.#interrupts.reset();
     this.#control = 0;
     this.#admission.epoch++;
+    this.#table.lastRoute = null;
     this.#table.invalidateAll();
     this.#iotlb.invalidateAll();
     this.#remapper.invalidateAll();
@@ -202,6 +210,7 @@ export class AmdIommu {
 
   #changed(offset: number): void {
     this.#admission.epoch++;
+    this.#table.lastRoute = null;
     switch (offset) {
       case OFFSET.CONTROL:
         return this.#controlChanged();
@@ -268,28 +277,31 @@ export class AmdIommu {
 
   /** What becomes of a transaction. What a translated outcome says holds until the next transaction. */
   translate(transaction: Transaction): Outcome {
-    return this.#quick(transaction) ?? this.#translate(transaction);
+    const { deviceId, hi, lo, execute, translated, atomic } = transaction;
+    // Not `!`: what else could be false would be looked at.
+    const slow = this.#enabled !== true || execute === true || translated === true || atomic === true;
+    const route = slow ? null : this.#route(deviceId, transaction.pasid ?? NO_PASID);
+    if (route !== null && (this.#trace === null || !this.#trace.active)) {
+      const access = transaction.write === true ? ACCESS.WRITE : ACCESS.READ;
+      const wrong = (hi & route.tooHi) | (lo & route.tooLo) | (access & route.denied);
+      const need = access << (transaction.privileged === true ? route.privilegedShift : route.userShift);
+      const answer = this.#answer;
+      const { cache, mask, value } = route;
+      const wanted = need | value | route.age.value;
+      const word = cache.answer(route.entries, route.tag.id, 0, hi, lo, need | mask, wanted, answer);
+      if (wrong === 0 && word !== 0) {
+        answer.forceCoherent = ((word | route.always) & FAST.COHERENT) !== 0;
+        return answer;
+      }
+    }
+    return this.#translate(transaction);
   }
 
-  /** The outcome of what the IOTLB wholly answers; null for anything else. */
-  #quick(transaction: Transaction): Outcome | null {
-    // Not `!`: what else could be false would be looked at.
-    if (this.#enabled !== true || transaction.translated === true) return null;
-    const device = this.#table.known(transaction.deviceId);
-    if (device === null) return null;
-    const admitted = this.#admission.admitted(device);
-    const hi = transaction.hi | 0;
-    const lo = transaction.lo | 0;
-    const need = accessOf(transaction);
-    const translator = this.#translator;
-    const pasid = transaction.pasid ?? null;
-    if (pasid !== null) {
-      if ((admitted & ADMIT.PASID) === 0 || transaction.execute === true) return null;
-      return translator.quickGuest(device, pasid, hi, lo, need, transaction.privileged === true);
-    }
-    if ((admitted & ADMIT.HOST) !== 0) return translator.quick(device, hi, lo, need);
-    if ((admitted & ADMIT.GUEST) === 0 || inInterruptRange(hi, lo)) return null;
-    return translator.quickGuest(device, 0, hi, lo, need, false);
+  #route(deviceId: number, pasid: number): QuickRoute | null {
+    const last = this.#table.lastRoute;
+    return last !== null && last.deviceId === deviceId && last.pasid === pasid
+      ? last
+      : this.#routes.find(deviceId, pasid);
   }
 
   #translate(transaction: Transaction): Outcome {

@@ -4,10 +4,10 @@
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { DTE_BYTES, DTE_WORDS } from '../spec/dte.ts';
-import { ALL_RIGHTS } from './access.ts';
 import { type DeviceConfig, DteDecoder } from './device-config.ts';
 import type { AmdIommuFeatures } from './config.ts';
-import { type Domain, FAST, type GuestSpace } from './iotlb.ts';
+import type { Domain, GuestSpace } from './iotlb.ts';
+import type { QuickRoute } from './quick-routes.ts';
 
 /** A DTE in the cache. */
 export class CachedDevice {
@@ -20,29 +20,12 @@ export class CachedDevice {
   /** Its domain and the last PASID's space in the IOTLB, until that starts over. */
   domain: Domain | null = null;
   space: GuestSpace | null = null;
-  // What Translator.quick() and quickGuest() ask of the DTE.
-  /** Bits that GPAs must not have, by word. */
-  readonly hostTooHi: number = 0;
-  readonly hostTooLo: number = 0;
-  /** ACCESS bits that the DTE denies. */
-  readonly denied: number = 0;
-  /** Bits of the upper word that GVAs must not have: half of the address space is enough. */
-  readonly guestTop: number = 0;
-  /** Of FAST: which bits count, how they must be, and what is so in any case. */
-  readonly fastMask: number = 0;
-  readonly fastWant: number = 0;
-  readonly fastAlways: number = 0;
+  /** Of requests without a PASID, and with the last one; QuickRoutes looks after them. */
+  plainRoute: QuickRoute | null = null;
+  pasidRoute: QuickRoute | null = null;
 
   constructor(config: DeviceConfig) {
     this.config = config;
-    const { host, dirty, mode0Coherent } = config;
-    this.hostTooHi = host?.tooHi ?? -1;
-    this.hostTooLo = host?.tooLo ?? -1;
-    this.denied = ALL_RIGHTS & ~config.rights;
-    this.guestTop = config.guestLevels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0;
-    this.fastMask = FAST.NESTED | (dirty ? FAST.CLEAN : 0);
-    this.fastWant = host !== null ? FAST.NESTED : 0;
-    this.fastAlways = host === null && mode0Coherent ? FAST.COHERENT : 0;
   }
 }
 
@@ -69,6 +52,8 @@ export class DeviceTable {
   /** The one that was looked up last. */
   #last: CachedDevice | null = null;
   #lastId = -1;
+  /** The one that was found last: null where anything has changed since then that it depends on. */
+  lastRoute: QuickRoute | null = null;
   readonly #words = new Uint32Array(DTE_WORDS);
   readonly #pair = new Uint32Array(2);
 
@@ -131,7 +116,7 @@ export class DeviceTable {
     if (this.#cache.size < this.#limit) return;
     const oldest = this.#cache.keys().next().value!;
     this.#cache.delete(oldest);
-    this.#lastId = -1;
+    this.#forgetLast();
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({ kind: 'cache-evict', cache: 'dte', deviceId: oldest });
     }
@@ -140,12 +125,17 @@ export class DeviceTable {
   /** INVALIDATE_DEVTAB_ENTRY (§2.4.2). */
   invalidate(deviceId: number): void {
     this.#cache.delete(deviceId);
-    this.#lastId = -1;
+    this.#forgetLast();
   }
 
   invalidateAll(): void {
     this.#cache.clear();
+    this.#forgetLast();
+  }
+
+  #forgetLast(): void {
     this.#lastId = -1;
+    this.lastRoute = null;
   }
 
   /** The IOTLB gave up its tags: devices that hold them look them up again. Entries stay. */
@@ -153,7 +143,10 @@ export class DeviceTable {
     for (const device of this.#cache.values()) {
       device.domain = null;
       device.space = null;
+      device.plainRoute = null;
+      device.pasidRoute = null;
     }
+    this.lastRoute = null;
   }
 
   /** The cached entries; for looking in from outside. */

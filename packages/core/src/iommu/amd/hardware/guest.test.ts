@@ -181,6 +181,17 @@ describe('guest addresses', () => {
     expect(rig.where(DEVICE, low, { pasid: 0 })).toBe('IO_PAGE_FAULT');
   });
 
+  it('§2.2.2, GIOV: what a PASID left in the IOTLB lets no write without one by the interrupt range', () => {
+    const { rig, cr3 } = guest({ GIOV: 1 }, {}, 0);
+    rig.mapGuest(cr3, 4, 0xfee0_0000n, 0x5000_0000n | ALL | LARGE, 2);
+    const write = { write: true };
+    for (let i = 0; i < 3; i++) {
+      expect(rig.where(DEVICE, 0xfee0_1000n, { ...write, pasid: 0 })).toBe(0x5000_1000n);
+      expect(rig.where(DEVICE, 0xfef0_1000n, write)).toBe(0x5010_1000n);
+      expect(rig.where(DEVICE, 0xfee0_1000n, write)).toBe('interrupt');
+    }
+  });
+
   it('§2.2.2, GuestPagingMode 1: five levels translate 57 bits', () => {
     const { rig, cr3 } = guest({ GuestPagingMode: 1 });
     const address = 0x00ab_cdef_0123_4000n;

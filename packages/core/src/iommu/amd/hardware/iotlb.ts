@@ -13,6 +13,11 @@ export interface Tag {
   id: number;
 }
 
+/** A number, in the bits of FAST_AGE. */
+export interface Age {
+  value: number;
+}
+
 /** What one PASID of a domain has in the caches. */
 export interface GuestSpace {
   readonly pasid: number;
@@ -32,11 +37,8 @@ export interface Domain {
   readonly hostTables: CacheDomain;
   readonly guest: CacheDomain;
   readonly guestTables: CacheDomain;
-  /**
-   * Another number, in the bits of FAST_AGE, after each invalidation of host entries: what guest entries know of them is
-   * not true any more.
-   */
-  hostAge: number;
+  /** Another one after each invalidation of host entries: what guest entries know of them is not true any more. */
+  readonly age: Age;
   readonly spaces: Map<number, GuestSpace>;
 }
 
@@ -52,10 +54,18 @@ export const ENTRY = {
 } as const;
 
 /** What an entry says in one word, 0 where that is not enough or the interrupt range is met: permissions in 5:0, and these. */
-export const FAST = { CLEAN: 1 << 6, COHERENT: 1 << 7, NESTED: 1 << 8 } as const;
-/** Of guest entries: Domain.hostAge when it was found where the page leads. */
-export const FAST_AGE = -1 << 9;
-const AGE_STEP = 1 << 9;
+export const FAST = {
+  CLEAN: 1 << 6,
+  COHERENT: 1 << 7,
+  NESTED: 1 << 8,
+  /** Of guest entries: addresses of requests without a PASID would be in the interrupt range. */
+  INTERRUPT: 1 << 9,
+} as const;
+/** Of guest entries: Domain.age when it was found where the page leads. */
+export const FAST_AGE = -1 << 10;
+const AGE_STEP = 1 << 10;
+/** Of what depends on none. */
+export const NO_AGE: Age = { value: 0 };
 export const FAST_SIZE_MAX = 30;
 
 /** FAST of ENTRY flags. */
@@ -67,6 +77,7 @@ export function fastFlags(flags: number): number {
 
 /** Host entries have one address space per domain. */
 export const HOST_SPACE = 1;
+export const HOST_TAG: Tag = { id: HOST_SPACE };
 
 /** A cache with what its entries say, by slot. */
 export class TlbStore {
@@ -145,7 +156,7 @@ export class Iotlb {
       hostTables: make(),
       guest: make(),
       guestTables: make(),
-      hostAge: 0,
+      age: { value: 0 },
       spaces: new Map<number, GuestSpace>(),
     };
     this.#domains.set(id, domain);
@@ -184,9 +195,9 @@ export class Iotlb {
   invalidateHost(domainId: number, range: AddressRange | null, pde: boolean): void {
     const domain = this.#domains.get(domainId);
     if (domain === undefined) return;
-    domain.hostAge = (domain.hostAge + AGE_STEP) | 0;
+    domain.age.value = (domain.age.value + AGE_STEP) | 0;
     // Ages come again: nobody must have one from before.
-    if (domain.hostAge === 0) domain.guest.renew(this.#numbers.take());
+    if (domain.age.value === 0) domain.guest.renew(this.#numbers.take());
     if (range === null) domain.host.renew(this.#numbers.take());
     else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
     if (!pde) return;

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { addressRange } from '../../cache.ts';
 import { CONTROL } from '../spec/registers.ts';
 import { BASIC, type Fields, Rig, gcr3Fields, invalidateAll, invalidatePages, pte } from './testing/rig.ts';
 
@@ -168,6 +169,19 @@ describe('guest and host tables together', () => {
     all.rig.submit(invalidatePages(7, 0x7000n));
     expect(all.rig.where(DEVICE, 0x7000n, withPasid)).toBe(0x5000n);
     all.rig.submit(invalidatePages(7, 0x12_3000n));
+    expect(all.rig.where(DEVICE, 0x7000n, withPasid)).toBe(0x6000n);
+  });
+
+  it('knows no host page from before as many invalidations as it can count', () => {
+    const all = nested();
+    mapNested(all, 0x7000n, 0x12_3000n | ALL);
+    all.rig.map(all.root, 3, 0x12_3000n, pte(0x5000n));
+    expect(all.rig.where(DEVICE, 0x7000n, withPasid)).toBe(0x5000n);
+    all.rig.map(all.root, 3, 0x12_3000n, pte(0x6000n));
+    const { iotlb } = all.rig.iommu;
+    const range = addressRange(0, 0x12_3000, 4096);
+    for (let i = 0; i < 2 ** 22; i++) iotlb.invalidateHost(7, range, false);
+    expect([...iotlb.domains()].find(({ id }) => id === 7)!.age.value).toBe(0);
     expect(all.rig.where(DEVICE, 0x7000n, withPasid)).toBe(0x6000n);
   });
 });

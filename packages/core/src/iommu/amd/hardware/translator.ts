@@ -5,11 +5,11 @@ import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { X86_FAULT, type X86Config, type X86Fault, X86Walker } from '../../../pagetable/x86-64.ts';
 import { aboveHi, aboveLo, addressOf } from '../../../pagetable/walk.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { NO_CACHE, POW2, type TranslationCache } from '../../cache.ts';
+import { POW2, type TranslationCache } from '../../cache.ts';
 import type { TableView } from '../../cache-tables.ts';
 import { GCR3_LEVEL_BITS } from '../spec/dte.ts';
 import { ACCESS, ALL_RIGHTS, USER_SHIFT, hostAccess, hostGrants } from './access.ts';
-import { canonical, offsetIn, signExtend, zeroExtended } from './addresses.ts';
+import { canonical, inInterruptRange, offsetIn, signExtend, zeroExtended } from './addresses.ts';
 import type { AmdIommuConfig, AmdIommuFeatures } from './config.ts';
 import type { DeviceConfig } from './device-config.ts';
 import type { CachedDevice } from './device-table.ts';
@@ -19,16 +19,13 @@ import {
   type Domain,
   ENTRY,
   FAST,
-  FAST_AGE,
   FAST_SIZE_MAX,
   type GuestSpace,
-  HOST_SPACE,
   type Iotlb,
   fastFlags,
   traceFill,
   traceHit,
 } from './iotlb.ts';
-import type { Translated } from './transaction.ts';
 import { type TranslationFault, guestFault, pageFault } from './translation-fault.ts';
 
 /** Translates one address at a time; the answer is in the fields. */
@@ -50,10 +47,7 @@ export class Translator {
   readonly #guest: X86Walker;
   readonly #guestView: TableView | null;
   /** The IOTLB's parts, one step nearer. */
-  readonly #hostLeaves: TranslationCache = NO_CACHE;
-  readonly #guestLeaves: TranslationCache = NO_CACHE;
-  /** What the IOTLB alone has answered last. */
-  readonly #answer = { kind: 'translated' as const, pa: NaN, bytes: 0, forceCoherent: false };
+  readonly #guestLeaves: TranslationCache;
   /** Where users' permissions are: without USSup every access is a supervisor's. */
   readonly #userShift: number = 0;
   /** What the guest lookup found, and the entry that has it. */
@@ -78,47 +72,8 @@ export class Translator {
     this.guestRoots = new GuestRoots(memory, config, features, iotlb, this.#host, trace);
     this.#guest = new X86Walker(memory);
     this.#guestView = iotlb.guestTables?.view() ?? null;
-    this.#hostLeaves = iotlb.host.cache;
     this.#guestLeaves = iotlb.guest.cache;
     this.#guest.cache = this.#guestView;
-  }
-
-  /**
-   * The outcome of an access by GPA where the IOTLB has all that is needed, true until the next; null says nothing but
-   * that translate() has to be asked. `need` is not 0.
-   */
-  quick(device: CachedDevice, hi: number, lo: number, need: number): Translated | null {
-    const { domain } = device;
-    const wrong = (hi & device.hostTooHi) | (lo & device.hostTooLo) | (need & device.denied);
-    if (wrong !== 0 || domain === null) return null;
-    const answer = this.#answer;
-    const mask = need | (device.fastMask & FAST.CLEAN);
-    const word = this.#hostLeaves.answer(domain.host, HOST_SPACE, 0, hi, lo, mask, need, answer);
-    if (word === 0 || (this.#trace !== null && this.#trace.active)) return null;
-    answer.forceCoherent = (word & FAST.COHERENT) !== 0;
-    return answer;
-  }
-
-  /** The same by GVA, as translateGuest(). */
-  quickGuest(
-    device: CachedDevice,
-    pasid: number,
-    hi: number,
-    lo: number,
-    need: number,
-    privileged: boolean,
-  ): Translated | null {
-    const { space, domain } = device;
-    if (space === null || space.pasid !== pasid || ((hi & device.guestTop) | device.denied) !== 0)
-      return null;
-    const wanted = privileged ? need : need << this.#userShift;
-    const answer = this.#answer;
-    const mask = wanted | device.fastMask | FAST_AGE;
-    const want = wanted | device.fastWant | domain!.hostAge;
-    const word = this.#guestLeaves.answer(domain!.guest, space.leaves.id, 0, hi, lo, mask, want, answer);
-    if (word === 0 || (this.#trace !== null && this.#trace.active)) return null;
-    answer.forceCoherent = ((word | device.fastAlways) & FAST.COHERENT) !== 0;
-    return answer;
   }
 
   #domainOf(device: CachedDevice): Domain {
@@ -196,12 +151,12 @@ export class Translator {
     this.granted = guestGranted & hostGrants(host.granted);
     this.#attributes(config);
     if (keep && guestBits <= Math.min(host.bits, FAST_SIZE_MAX))
-      this.#keepBoth(config, domain, lo, guestBits);
+      this.#keepBoth(config, domain, hi, lo, guestBits);
     return true;
   }
 
-  /** Keeps where the guest's page, all of which one host page has, leads: quickGuest() asks nothing else. */
-  #keepBoth(config: DeviceConfig, domain: Domain, lo: number, bits: number): void {
+  /** Keeps where the guest's page, all of which one host page has, leads: a QuickRoute asks nothing else. */
+  #keepBoth(config: DeviceConfig, domain: Domain, hi: number, lo: number, bits: number): void {
     const slot = this.#guestSlot;
     const { guest } = this.#iotlb;
     const host = config.host === null ? ALL_RIGHTS : this.#host.permissions;
@@ -210,8 +165,14 @@ export class Translator {
     if ((guest.flags[slot]! & ENTRY.CLEAN) !== 0)
       permissions &= ~(ACCESS.WRITE | (ACCESS.WRITE << USER_SHIFT));
     const nested = config.host === null ? 0 : FAST.NESTED | fastFlags(this.#host.flags);
+    const interrupt = inInterruptRange(hi, lo, bits) ? FAST.INTERRUPT : 0;
     const start = this.pa - (lo & ((1 << bits) - 1));
-    guest.cache.fill(slot, (start / 0x1_0000_0000) | 0, start | 0, permissions | nested | domain.hostAge);
+    guest.cache.fill(
+      slot,
+      (start / 0x1_0000_0000) | 0,
+      start | 0,
+      permissions | nested | interrupt | domain.age.value,
+    );
   }
 
   #attributes(device: DeviceConfig): void {

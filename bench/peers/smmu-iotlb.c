@@ -1,6 +1,8 @@
 // The peer of bench/iommu.mjs for the IOTLB: a GHashTable keyed by address, ASID, VMID, granule and level, used as QEMU's
-// hw/arm/smmu-common.c uses it. A lookup tries every level from the start level on, after a lookup of the device's
-// configuration; an invalidation of one page with a level removes one key; all others look at every entry.
+// hw/arm/smmu-common.c uses it: smmuv3_translate() and smmuv3_get_config() of smmuv3.c, smmu_translate(),
+// smmu_iotlb_lookup(), smmu_iotlb_key_hash() and smmu_iotlb_key_equal(). A lookup tries every level from the start level
+// on, after a lookup of the device's configuration; an invalidation of one page with a level removes one key; all others
+// look at every entry.
 #include "iotlb.h"
 
 struct key {
@@ -50,17 +52,18 @@ static gboolean equal(gconstpointer a, gconstpointer b)
 	return x->asid == y->asid && x->iova == y->iova && x->level == y->level && x->tg == y->tg && x->vmid == y->vmid;
 }
 
-enum { SID = 5, ASID = 1, VMID = 7 };
+enum { ASID = 1, VMID = 7 };
 
-static const struct request FIRST = { .device = SID, .write = true };
 static GHashTable *tlb, *configs;
 static struct config config = { ASID, VMID, 48 };
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static volatile bool enabled = true;
 
 static void prepare(void)
 {
 	tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
 	configs = g_hash_table_new(NULL, NULL);
-	g_hash_table_insert(configs, GUINT_TO_POINTER(SID), &config);
+	g_hash_table_insert(configs, (void *)&DEVICE, &config);
 }
 
 static void fill(uint64_t address)
@@ -88,11 +91,23 @@ static struct entry *lookup(const struct config *config, uint64_t iova)
 	return NULL;
 }
 
+static struct {
+	uint16_t source;
+} fault;
+
 static bool translate(const struct request *request, struct answer *answer)
 {
-	const struct config *found = g_hash_table_lookup(configs, GUINT_TO_POINTER(request->device));
-	const struct entry *entry = found ? lookup(found, request->address) : NULL;
+	const struct config *found;
+	const struct entry *entry = NULL;
 
+	// For the record of a fault, which this may end in.
+	fault.source = source_of(request->device);
+	*answer = (struct answer){ .memory = &tlb, .input = request->address, .mask = ~(uint64_t)0 };
+	pthread_mutex_lock(&lock);
+	found = enabled ? g_hash_table_lookup(configs, request->device) : NULL;
+	if (found)
+		entry = lookup(found, request->address);
+	pthread_mutex_unlock(&lock);
 	if (!entry)
 		return false;
 	answer->address = entry->translated;

@@ -1,6 +1,7 @@
 // The peer of bench/iommu.mjs for the IOTLB: a GHashTable keyed by page, source-id, PASID and level, used as QEMU's
-// hw/i386/intel_iommu.c uses it. A lookup tries every level from the lowest on, after a look at the device's context;
-// every invalidation looks at every entry.
+// hw/i386/intel_iommu.c uses it: vtd_iommu_translate(), vtd_do_iommu_translate(), vtd_lookup_iotlb(), vtd_iotlb_hash()
+// and vtd_iotlb_equal(). A lookup tries every level from the lowest on, and comes before any look at the context; every
+// invalidation looks at every entry.
 #include "iotlb.h"
 
 struct key {
@@ -17,16 +18,11 @@ struct entry {
 	uint8_t perm, pgtt;
 };
 
-struct context {
-	uint32_t generation;
-	uint16_t did;
-};
+enum { DID = 13 };
 
-enum { SID = 0x20, PASID = 3, DID = 13 };
-
-static const struct request FIRST = { .device = SID, .pasid = PASID, .write = true };
-static GHashTable *tlb, *devices;
-static struct context context = { 1, DID };
+static GHashTable *tlb;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static volatile bool enabled = true;
 
 static guint hash(gconstpointer of)
 {
@@ -46,8 +42,6 @@ static gboolean equal(gconstpointer a, gconstpointer b)
 static void prepare(void)
 {
 	tlb = g_hash_table_new_full(hash, equal, g_free, g_free);
-	devices = g_hash_table_new(NULL, NULL);
-	g_hash_table_insert(devices, GUINT_TO_POINTER(SID), &context);
 }
 
 static void fill(uint64_t address)
@@ -55,7 +49,7 @@ static void fill(uint64_t address)
 	struct key *key = g_new0(struct key, 1);
 	struct entry *entry = g_new0(struct entry, 1);
 
-	*key = (struct key){ address >> 12, PASID, SID, 1 };
+	*key = (struct key){ address >> 12, PASID, SOURCE, 1 };
 	*entry = (struct entry){ address >> 12, address | 3, ~4095ull, PASID, DID, READ | WRITE, 3 };
 	g_hash_table_insert(tlb, key, entry);
 }
@@ -76,17 +70,27 @@ static struct entry *lookup(uint16_t sid, uint32_t pasid, uint64_t address)
 
 static bool translate(const struct request *request, struct answer *answer)
 {
-	const struct context *found = g_hash_table_lookup(devices, GUINT_TO_POINTER(request->device));
 	const struct entry *entry;
+	uint64_t pte, mask;
+	uint16_t source;
 
-	if (!found || found->generation != 1)
+	*answer = (struct answer){ .memory = &tlb };
+	if (!enabled)
 		return false;
-	entry = lookup(request->device, request->pasid, request->address);
-	if (!entry)
+	source = source_of(request->device);
+	pthread_mutex_lock(&lock);
+	entry = lookup(source, request->pasid, request->address);
+	if (!entry) {
+		pthread_mutex_unlock(&lock);
 		return false;
-	answer->address = entry->pte & entry->mask & ~3ull;
-	answer->mask = ~entry->mask;
+	}
+	pte = entry->pte;
+	mask = entry->mask;
 	answer->permissions = entry->perm;
+	pthread_mutex_unlock(&lock);
+	answer->input = request->address & mask;
+	answer->address = pte & mask & ~3ull;
+	answer->mask = ~mask;
 	return true;
 }
 

@@ -1,4 +1,4 @@
-import { IOCTL_OPS, knownSize, TRIAL_OPS } from '@viommu/core/iommufd/dispatch';
+import { IOCTL_OPS, knownSize, smallestSize, TRIAL_OPS } from '@viommu/core/iommufd/dispatch';
 import type { IoctlOp } from '@viommu/core/iommufd/ioctl-op';
 import { DEFAULT_PROFILE, versionName, type Profile } from '@viommu/core/iommufd/profile';
 import type { TrialUapi } from '@viommu/core/iommufd/trial-uapi';
@@ -13,7 +13,7 @@ function rowOf(op: IoctlOp, { version }: Profile): string[] {
     `0x${op.cmd.toString(16)}`,
     op.uapi ?? versionName(op.since),
     known ? String(knownSize(op, version)) : '-',
-    known ? String(Math.min(op.minSize, knownSize(op, version))) : '-',
+    known ? String(smallestSize(op, version)) : '-',
     known ? 'yes' : 'ENOTTY',
     op.note ?? '',
   ];

@@ -41,10 +41,14 @@ import {
   iommu_test_cmd_mock_domain,
   iommu_test_cmd_mock_domain_flags,
   MOCK_FLAGS_DEVICE_PASID,
+  IOMMU_HWPT_DATA_SELFTEST,
+  IOMMU_HWPT_INVALIDATE_DATA_SELFTEST,
+  iommu_hwpt_selftest,
 } from '../abi/iommufd-test.ts';
+import { MOCK_FLAGS_DEVICE_HUGE_IOVA } from '../iommu/mock/device.ts';
 import { eventText } from '../trace/text.ts';
 import { SimulatedMemory } from '../memory/simulated-process.ts';
-import { IOCTL_OPS, knownSize } from './dispatch.ts';
+import { IOCTL_OPS, knownSize, smallestSize } from './dispatch.ts';
 import type { IoctlOp } from './ioctl-op.ts';
 import { PROFILES, versionName } from './profile.ts';
 import { BUFFER, machine, PAGE, Program } from './testing/program.ts';
@@ -85,7 +89,8 @@ describe('the table of requests', () => {
       );
       expect(sizes).toEqual(sizes.toSorted((a, b) => a - b));
       expect(op.minSize).toBeGreaterThanOrEqual(8);
-      expect(sizes[0]).toBeGreaterThanOrEqual(op.minSize);
+      for (const { version } of PROFILES)
+        expect(knownSize(op, version)).toBeGreaterThanOrEqual(smallestSize(op, version));
       expect(sizes.at(-1)).toBe(op.layout.size);
     },
   );
@@ -163,8 +168,64 @@ describe('the first Linux of a request', () => {
     };
     expect(made('linux-6.13')).toBe(-EINVAL);
     expect(made('linux-6.15')).toBe(0);
+    const huge = (profile: string): number => {
+      const program = new Program(machine(profile));
+      return program.tryMock(program.ioas(), MOCK_FLAGS_DEVICE_HUGE_IOVA).rc;
+    };
+    expect(huge('linux-6.12')).toBe(0);
+    expect(huge('linux-6.17')).toBe(0);
+    expect(huge('linux-7.0')).toBe(-EINVAL);
+  });
+
+  test('decides how many entries an invalidation may have', () => {
+    const refused = (profile: string): number => {
+      const program = new Program(machine(profile));
+      const ioas = program.ioas();
+      const { idev } = program.mock(ioas);
+      const parent = program.hwpt(idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
+      const { out } = program.tryHwpt({ ...selftestData(program, 4), dev_id: idev, pt_id: parent });
+      return program.call(IOMMU_HWPT_INVALIDATE, iommu_hwpt_invalidate, {
+        hwpt_id: out.out_hwpt_id,
+        data_type: IOMMU_HWPT_INVALIDATE_DATA_SELFTEST,
+        data_uptr: 1n,
+        entry_len: 8,
+        entry_num: (1 << 19) + 1,
+      }).rc;
+    };
+    const answers = ['linux-6.12', 'linux-6.13', 'linux-7.1', 'linux-7.3'].map(refused);
+    expect(answers).toEqual([-EINVAL, -EFAULT, -EFAULT, -EINVAL]);
+  });
+
+  test("decides whether the mock's page tables may be chosen", () => {
+    const answers = (profile: string, bytes: number): number[] => {
+      const program = new Program(machine(profile));
+      const ioas = program.ioas();
+      const { idev } = program.mock(ioas);
+      const parent = program.hwpt(idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
+      const data = selftestData(program, bytes);
+      return [ioas, parent].map((on) => program.tryHwpt({ ...data, dev_id: idev, pt_id: on }).rc);
+    };
+    expect(answers('linux-6.17', 4)).toEqual([-EOPNOTSUPP, 0]);
+    expect(answers('linux-6.17', 8)).toEqual([-EOPNOTSUPP, -EINVAL]);
+    expect(answers('linux-7.0', 4)).toEqual([0, 0]);
+    expect(answers('linux-7.0', 8)).toEqual([0, 0]);
+  });
+
+  test('decides whether a map is checked before its page table is looked for', () => {
+    const refused = (profile: string): number =>
+      new Program(machine(profile)).checkMap(0x7fff_ffff, 1n, BUFFER);
+    expect(refused('linux-6.17')).toBe(-EINVAL);
+    expect(refused('linux-7.0')).toBe(-ENOENT);
   });
 });
+
+function selftestData(program: Program, bytes: number) {
+  return {
+    data_type: IOMMU_HWPT_DATA_SELFTEST,
+    data_len: bytes,
+    data_uptr: program.put(iommu_hwpt_selftest, {}),
+  };
+}
 
 describe('a struct', () => {
   test.each(IOCTL_OPS.map((op) => [op.name, op] as const))(
@@ -194,6 +255,8 @@ describe('a struct', () => {
       ['linux-6.6', 'IOMMU_HWPT_ALLOC', 24],
       ['linux-6.6', 'IOMMU_GET_HW_INFO', 32],
       ['linux-6.15', 'IOMMU_VIOMMU_ALLOC', 24],
+      ['linux-6.6', 'IOMMU_TEST_CMD', 52],
+      ['linux-6.6', 'IOMMU_TEST_CMD', 56],
     ] as const) {
       const op = IOCTL_OPS.find((each) => each.name === name)!;
       const program = new Program(machine(profile));

@@ -87,7 +87,7 @@ export const IOCTL_OPS: readonly IoctlOp[] = [
     '__reserved',
     608,
     hwptInvalidate,
-    'entry_num and entry_len are bounded since 7.2',
+    'entry_num and entry_len are bounded since 7.2, and in 6.12',
   ),
   op(
     'IOMMU_FAULT_QUEUE_ALLOC',
@@ -133,21 +133,37 @@ export const IOCTL_OPS: readonly IoctlOp[] = [
 /** Requests of trial uAPIs, which a machine has where it asks for them. Their numbers are none of Linux's. */
 export const TRIAL_OPS: readonly IoctlOp[] = RFC_2023_12_OPS;
 
+/** The size of a struct before it grew, and the smallest that was accepted where that was another too. */
+interface OldSize {
+  readonly before: KernelVersion;
+  readonly size: number;
+  readonly minSize?: number;
+}
+
 // What older kernels know of structs that grew since; more than that must be zero for them (E2BIG).
-const OLD_SIZES: Readonly<
-  Record<string, readonly { readonly before: KernelVersion; readonly size: number }[]>
-> = {
+const OLD_SIZES: Readonly<Record<string, readonly OldSize[]>> = {
   IOMMU_HWPT_ALLOC: [
     { before: 607, size: abi.iommu_hwpt_alloc.endOf('__reserved') },
     { before: 611, size: abi.iommu_hwpt_alloc.endOf('data_uptr') },
   ],
   IOMMU_GET_HW_INFO: [{ before: 607, size: abi.iommu_hw_info.endOf('__reserved') }],
   IOMMU_VIOMMU_ALLOC: [{ before: 617, size: abi.iommu_viommu_alloc.endOf('out_viommu_id') }],
+  // Before IOMMU_TEST_OP_DIRTY the union took 32 bytes, and `last` lay behind them.
+  IOMMU_TEST_CMD: [{ before: 607, size: 56, minSize: 52 }],
 };
+
+function oldSize(op: IoctlOp, version: KernelVersion): OldSize | undefined {
+  return OLD_SIZES[op.name]?.find(({ before }) => version < before);
+}
 
 /** Bytes of the request's struct that Linux `version` knows. */
 export function knownSize(op: IoctlOp, version: KernelVersion): number {
-  return OLD_SIZES[op.name]?.find(({ before }) => version < before)?.size ?? op.layout.size;
+  return oldSize(op, version)?.size ?? op.layout.size;
+}
+
+/** Bytes of the request's struct that Linux `version` wants at least. */
+export function smallestSize(op: IoctlOp, version: KernelVersion): number {
+  return oldSize(op, version)?.minSize ?? op.minSize;
 }
 
 /** How far the table reaches; beyond it the VFIO container answers. */
@@ -221,10 +237,11 @@ function prepare(
   if (found === null || found.cmd !== cmd) return fail(ENOTTY, `there is no request 0x${cmd.toString(16)}`);
   const { version, name } = context.shared.profile;
   if (found.since > version) return fail(ENOTTY, `${name} has no ${found.name}`);
-  if (userSize < found.minSize)
+  const smallest = smallestSize(found, version);
+  if (userSize < smallest)
     return fail(
       EINVAL,
-      `a struct ${found.layout.name} of ${userSize} bytes; at least ${found.minSize} are needed`,
+      `a struct ${found.layout.name} of ${userSize} bytes; at least ${smallest} are needed`,
     );
   const bytes = scratchOf(found.layout.size);
   const known = knownSize(found, version);

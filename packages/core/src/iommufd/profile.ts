@@ -28,6 +28,18 @@ export function findProfile(name: string): Profile | null {
   return PROFILES.find((profile) => profile.name === name) ?? null;
 }
 
+/**
+ * Whether Linux `version` has what came with `since`, or has it from an update: the profile of a long-term release is the
+ * last update of it that was looked at, which for 6.12 is 6.12.117.
+ */
+export function hasFix(
+  version: KernelVersion,
+  since: KernelVersion,
+  backported: readonly KernelVersion[],
+): boolean {
+  return version >= since || backported.includes(version);
+}
+
 /** 606 as '6.6'. */
 export function versionName(version: KernelVersion): string {
   return `${Math.floor(version / 100)}.${version % 100}`;

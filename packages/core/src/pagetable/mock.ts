@@ -244,16 +244,17 @@ export class MockPageTable {
     return (outputGranule(table, index) + inEntry) * GRANULE + (halves[LO]! & (GRANULE - 1));
   }
 
-  /** Marks the entry that holds `iova` as written by a device; nothing where there is none (iommu_pt.h set_dirty()). */
-  setDirty(iova: bigint): void {
+  /** Marks the entry that holds `iova` as written by a device (iommu_pt.h set_dirty()). False where there is none. */
+  setDirty(iova: bigint): boolean {
     const table = this.descend(granuleOf(iova));
-    if (table === null) return;
+    if (table === null) return false;
     const index = this.taken[this.depth]!;
-    if (table.high[index]! & DIRTY) return;
+    if (table.high[index]! & DIRTY) return true;
     table.high[index]! |= DIRTY;
     for (let depth = this.depth; depth >= 0; depth--) {
       if (this.path[depth]!.dirty++ > 0) break;
     }
+    return true;
   }
 
   /**

@@ -10,6 +10,7 @@ import { pageAddress } from '../../base/u64.ts';
 import { intelIommu } from '../../machine/iommus/intel-iommu.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { partsOf } from '../../machine/testing/vendors.ts';
+import { findProfile } from '../../iommufd/profile.ts';
 import { GUEST, Vm, type DriverData, type Passed } from '../../machine/testing/vm.ts';
 import { BUFFER, PAGE } from '../../iommufd/testing/program.ts';
 import { failEverywhere } from '../testing/fail-nth.ts';
@@ -89,6 +90,15 @@ describe('a program with a device behind VT-d', () => {
       cap_reg: 0x91d2_078c_2278_0e06n,
       ecap_reg: 0x733_ef9e_a400_0fc7n,
     });
+  });
+
+  it('learns of PASIDs since Linux 6.15, and of the long-term releases from 6.12', () => {
+    const pasidBits = (profile: string): number => {
+      const vm = new Vm(new Kernel({ parts: partsOf(intelIommu), profile: findProfile(profile)! }));
+      const { id } = vm.pass(0);
+      return vm.call(abi.IOMMU_GET_HW_INFO, abi.iommu_hw_info, { dev_id: id }).out.out_max_pasid_log2;
+    };
+    expect(['linux-6.6', 'linux-6.12', 'linux-6.13', 'linux-6.15'].map(pasidBits)).toEqual([0, 4, 0, 4]);
   });
 
   it('reads and writes through an IOAS, as long as it is mapped', () => {

@@ -18,6 +18,9 @@ import type { MockViommu } from './viommu.ts';
 // drivers/iommu/iommufd/selftest.c struct mock_dev: a device that does no DMA. Its cache, like a device TLB, is four
 // numbers.
 
+/** In drivers/iommu/iommufd/iommufd_test.h until Linux 6.18: its domains have pages of MOCK_HUGE_PAGE_SIZE too. */
+export const MOCK_FLAGS_DEVICE_HUGE_IOVA = 1 << 1;
+
 /** Groups of these devices are numbered from here on, out of the way of the machine's own. */
 const MOCK_GROUPS = 0x10000;
 
@@ -50,6 +53,10 @@ export class MockDevice implements Device {
     this.group = new IommuGroup(kernel, MOCK_GROUPS + id);
     this.group.devices.push(this);
     this.domain = iommu.blockedDomain;
+  }
+
+  get hugeIova(): boolean {
+    return (this.flags & MOCK_FLAGS_DEVICE_HUGE_IOVA) !== 0;
   }
 
   get noDirty(): boolean {

@@ -4,16 +4,12 @@ import { EINVAL, EOPNOTSUPP } from '../../abi/errno.ts';
 import {
   IOMMU_HWPT_INVALIDATE_DATA_SELFTEST,
   IOMMU_TEST_INVALIDATE_FLAG_ALL,
-  MOCK_APERTURE_LAST,
-  MOCK_APERTURE_START,
-  MOCK_HUGE_PAGE_SIZE,
   MOCK_NESTED_DOMAIN_IOTLB_ID_MAX,
   MOCK_NESTED_DOMAIN_IOTLB_NUM,
   iommu_hwpt_invalidate_selftest,
 } from '../../abi/iommufd-test.ts';
-import { PAGE_SIZE_N } from '../../base/u64.ts';
 import type { AddressSpace } from '../../memory/process.ts';
-import { MockPageTable } from '../../pagetable/mock.ts';
+import type { MockPageTable } from '../../pagetable/mock.ts';
 import type { Device, DirtyOps, DirtyRecorder, IommuDomain, IommuDriver, PagingDomain } from '../driver.ts';
 import type { IopfGroup } from '../iopf.ts';
 import { UserArrayReader, type UserDataArray } from '../user-data.ts';
@@ -21,10 +17,6 @@ import { attachMockDevice, setMockDevicePasid } from './device.ts';
 import type { MockViommu } from './viommu.ts';
 
 // drivers/iommu/iommufd/selftest.c: the domains of the mock IOMMU.
-
-/** Until 7.1 the format announced a page of half its address space too (generic_pt/iommu_pt.h get_info()). */
-const LARGEST_SIZE = 1n << 37n;
-const LARGEST_SIZE_DROPPED_SINCE = 702;
 
 abstract class MockDomain implements IommuDomain {
   abstract readonly type: IommuDomain['type'];
@@ -51,28 +43,31 @@ export class MockBlockedDomain extends MockDomain {
   readonly type = 'blocked';
 }
 
+/** What makes a paging domain. */
+export interface MockPaging {
+  readonly table: MockPageTable;
+  /** Page sizes that it announces; without it those of the table. */
+  readonly pgsizeBitmap?: bigint;
+  readonly aperture: Range;
+  /** Whether it can track dirty pages. */
+  readonly dirty: boolean;
+}
+
 /** struct mock_iommu_domain. */
 export class MockPagingDomain extends MockDomain implements PagingDomain, DirtyOps {
   readonly type = 'paging';
   readonly table: MockPageTable;
+  readonly pgsizeBitmap: bigint;
   readonly aperture: Range;
   readonly dirtyOps: DirtyOps | null;
   dirtyTracking = false;
-  readonly #extraSizes: bigint;
 
-  constructor(owner: IommuDriver, version: number, huge: boolean, dirty: boolean) {
+  constructor(owner: IommuDriver, { table, pgsizeBitmap, aperture, dirty }: MockPaging) {
     super(owner);
-    // In huge mode programs should map huge pages only; PAGE_SIZE is there so that iommufd takes the domain.
-    this.table = new MockPageTable(huge ? { pgsizeBitmap: BigInt(MOCK_HUGE_PAGE_SIZE) | PAGE_SIZE_N } : {});
-    this.aperture = huge
-      ? { start: 0n, last: this.table.lastIova }
-      : { start: MOCK_APERTURE_START, last: MOCK_APERTURE_LAST };
+    this.table = table;
+    this.pgsizeBitmap = pgsizeBitmap ?? table.pgsizeBitmap;
+    this.aperture = aperture;
     this.dirtyOps = dirty ? this : null;
-    this.#extraSizes = !huge && version < LARGEST_SIZE_DROPPED_SINCE ? LARGEST_SIZE : 0n;
-  }
-
-  get pgsizeBitmap(): bigint {
-    return this.table.pgsizeBitmap | this.#extraSizes;
   }
 
   map(iova: bigint, pa: number, length: bigint, prot: number): Result<void> {
@@ -85,6 +80,12 @@ export class MockPagingDomain extends MockDomain implements PagingDomain, DirtyO
 
   iovaToPhys(iova: bigint): number {
     return this.table.iovaToPhys(iova);
+  }
+
+  /** iommufd_test_dirty(): a device wrote the page of `pageSize` bytes at `iova`. Answers whether that is counted. */
+  markDirty(iova: bigint, _pageSize: bigint): boolean {
+    this.table.setDirty(iova);
+    return true;
   }
 
   setDirtyTracking(enable: boolean): Result<void> {

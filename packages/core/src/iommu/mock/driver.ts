@@ -34,14 +34,18 @@ import type {
   ViommuDriver,
 } from '../driver.ts';
 import { copyUserData, type UserData } from '../user-data.ts';
-import { MockDevice } from './device.ts';
-import { MockBlockedDomain, MockNestedDomain, MockPagingDomain } from './domain.ts';
+import { MOCK_FLAGS_DEVICE_HUGE_IOVA, MockDevice } from './device.ts';
+import { MockBlockedDomain, MockNestedDomain } from './domain.ts';
+import { allocGenericPt } from './generic-pt.ts';
 import { mockRfc202312 } from './rfc-2023-12.ts';
 import { MockViommu } from './viommu.ts';
+import { GENERIC_PT_SINCE, XarrayPagingDomain } from './xarray-domain.ts';
 
 // drivers/iommu/iommufd/selftest.c struct iommu_ops mock_ops: the kernel's own IOMMU for testing iommufd.
 
 const PAGING_FLAGS = IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_PASID;
+/** A type of page table may be asked for since there is a choice. */
+const PAGETABLE_TYPE_SINCE = GENERIC_PT_SINCE;
 /** The mock's devices have PASIDs since this Linux. */
 const PASID_SINCE = 615;
 
@@ -63,8 +67,11 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
 
   /** mock_dev_create(). */
   createDevice(flags: number): Result<MockDevice> {
-    const pasid = this.kernel.version < PASID_SINCE ? 0 : MOCK_FLAGS_DEVICE_PASID;
-    if ((flags & ~(MOCK_FLAGS_DEVICE_NO_DIRTY | pasid)) !== 0) return fail(EINVAL, 'unknown device flags');
+    const { version } = this.kernel;
+    let known = MOCK_FLAGS_DEVICE_NO_DIRTY;
+    if (version < GENERIC_PT_SINCE) known |= MOCK_FLAGS_DEVICE_HUGE_IOVA;
+    if (version >= PASID_SINCE) known |= MOCK_FLAGS_DEVICE_PASID;
+    if ((flags & ~known) !== 0) return fail(EINVAL, 'unknown device flags');
     if (this.kernel.failpoint() || this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the device');
     return new MockDevice(this.kernel, this, this.#deviceIds.take(), flags);
   }
@@ -96,6 +103,8 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
     const dirty = (flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING) !== 0;
     if ((flags & ~PAGING_FLAGS) !== 0 || (dirty && (device as MockDevice).noDirty))
       return fail(EOPNOTSUPP, 'unknown flags, or dirty tracking for a device without it');
+    const { version } = this.kernel;
+    if (version < PAGETABLE_TYPE_SINCE) return this.#allocXarray(device as MockDevice, dirty, data);
     if (data !== null && data.type !== IOMMU_HWPT_DATA_SELFTEST && data.type !== IOMMU_HWPT_DATA_NONE)
       return fail(EOPNOTSUPP, `data type ${data.type} is not the mock's`);
     let table: number = MOCK_IOMMUPT_DEFAULT;
@@ -108,7 +117,14 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
     if (table !== MOCK_IOMMUPT_DEFAULT && table !== MOCK_IOMMUPT_HUGE)
       return fail(EOPNOTSUPP, `there is no mock page table of type ${table}`);
     if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the page table');
-    return new MockPagingDomain(this, this.kernel.version, table === MOCK_IOMMUPT_HUGE, dirty);
+    return allocGenericPt(this, version, table === MOCK_IOMMUPT_HUGE, dirty);
+  }
+
+  /** mock_domain_alloc_paging() of Linux 6.12, and how it was called. */
+  #allocXarray(device: MockDevice, dirty: boolean, data: UserData | null): Result<PagingDomain> {
+    if (data !== null) return fail(EOPNOTSUPP, 'a paging domain of the mock takes no data');
+    if (this.kernel.failpoint()) return fail(ENOMEM, 'no memory for the domain');
+    return new XarrayPagingDomain(this, device.hugeIova, dirty);
   }
 
   /** mock_domain_alloc_nested(). */
@@ -134,15 +150,13 @@ export class MockIommu implements IommuDriver, PhysicalIommu {
   }
 
   #config(memory: AddressSpace, data: UserData): Result<{ iotlb: number; pagetable_type: number }> {
-    const { size } = iommu_hwpt_selftest;
-    const bytes = copyUserData(
-      memory,
-      data,
-      IOMMU_HWPT_DATA_SELFTEST,
-      size,
-      iommu_hwpt_selftest.endOf('iotlb'),
-    );
-    return failed(bytes) ? bytes : iommu_hwpt_selftest.read(bytes);
+    const minLen = iommu_hwpt_selftest.endOf('iotlb');
+    const size = this.kernel.version < PAGETABLE_TYPE_SINCE ? minLen : iommu_hwpt_selftest.size;
+    const copied = copyUserData(memory, data, IOMMU_HWPT_DATA_SELFTEST, size, minLen);
+    if (failed(copied)) return copied;
+    const bytes = new Uint8Array(iommu_hwpt_selftest.size);
+    bytes.set(copied);
+    return iommu_hwpt_selftest.read(bytes);
   }
 
   reservedRegions(_device: Device): readonly ReservedRegion[] {

@@ -18,6 +18,7 @@ import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
 import { IommufdGroup } from './group.ts';
 import { IommufdObject } from '../objects.ts';
+import { hasFix } from '../profile.ts';
 import type { VirtualIds } from '../rfc-2023-12/virtual-ids.ts';
 import type { Vdevice } from '../viommu/viommu.ts';
 
@@ -26,8 +27,9 @@ import type { Vdevice } from '../viommu/viommu.ts';
 /** The input type of GET_HW_INFO came with this Linux, and the ATS capability with this one. */
 const INPUT_TYPE_SINCE = 617;
 const ATS_CAPABILITY_SINCE = 701;
-/** out_max_pasid_log2 was reserved before. */
+/** out_max_pasid_log2 was reserved before. 6.12.32 took it over. */
 const PASID_SINCE = 615;
+const PASID_BACKPORTED = [612];
 
 /** A bound device: struct iommufd_device. */
 export class IommufdDevice extends IommufdObject {
@@ -164,7 +166,7 @@ export function fillHwInfo(command: Command, cmd: StructValue<typeof iommu_hw_in
   cmd.out_data_type = info.type;
   cmd.data_len = info.data.length;
   cmd.out_capabilities = big(capabilities(device, version));
-  const pasids = version >= PASID_SINCE ? device.maxPasids : 0;
+  const pasids = hasFix(version, PASID_SINCE, PASID_BACKPORTED) ? device.maxPasids : 0;
   cmd.out_max_pasid_log2 = pasids === 0 ? 0 : 31 - Math.clz32(pasids);
   return device;
 }
@@ -182,7 +184,7 @@ function capabilities(device: Device, version: number): number {
   if (device.driver.capable(device, 'dirty-tracking')) bits |= IOMMU_HW_CAP_DIRTY_TRACKING;
   if (version >= ATS_CAPABILITY_SINCE && !device.driver.capable(device, 'pci-ats-supported'))
     bits |= IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED;
-  if (version >= PASID_SINCE && device.maxPasids > 0 && device.pci !== null) {
+  if (hasFix(version, PASID_SINCE, PASID_BACKPORTED) && device.maxPasids > 0 && device.pci !== null) {
     if (device.pci.pasidExec) bits |= IOMMU_HW_CAP_PCI_PASID_EXEC;
     if (device.pci.pasidPriv) bits |= IOMMU_HW_CAP_PCI_PASID_PRIV;
   }

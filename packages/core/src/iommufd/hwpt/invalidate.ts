@@ -5,6 +5,7 @@ import type { UserDataArray } from '../../iommu/user-data.ts';
 import type { AddressSpace } from '../../memory/process.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
+import { hasFix } from '../profile.ts';
 import { HwptNested } from './hwpt.ts';
 import type { Viommu } from '../viommu/viommu.ts';
 
@@ -13,8 +14,9 @@ import type { Viommu } from '../viommu/viommu.ts';
 /** A single call cannot keep the CPU longer (hw_pagetable.c IOMMU_HWPT_INVALIDATE_ENTRY_NUM_MAX). */
 const INVALIDATE_ENTRIES_MAX = 1 << 19;
 const INVALIDATE_ENTRY_BYTES_MAX = 4096;
-/** The bounds came with this Linux. */
+/** The bounds came with this Linux, and with 6.12.96. */
 const INVALIDATE_BOUNDS_SINCE = 702;
+const INVALIDATE_BOUNDS_BACKPORTED = [612];
 /** Before there were viommus only a nested HWPT was looked for: anything else is not there. */
 const VIOMMU_SINCE = 613;
 
@@ -56,7 +58,8 @@ function checkFields(context: IommufdContext, cmd: InvalidateFields): Result<voi
   if (cmd.entry_num === 0) return;
   if (cmd.data_uptr === 0n || cmd.entry_len === 0)
     return fail(EINVAL, 'entries without data_uptr or entry_len');
-  const bounded = context.shared.profile.version >= INVALIDATE_BOUNDS_SINCE;
+  const { version } = context.shared.profile;
+  const bounded = hasFix(version, INVALIDATE_BOUNDS_SINCE, INVALIDATE_BOUNDS_BACKPORTED);
   if (bounded && (cmd.entry_len > INVALIDATE_ENTRY_BYTES_MAX || cmd.entry_num > INVALIDATE_ENTRIES_MAX))
     return fail(EINVAL, `more than ${INVALIDATE_ENTRIES_MAX} entries, or one of more than a page`);
 }

@@ -13,6 +13,7 @@ import { EFAULT, EINVAL, EIO } from '../../abi/errno.ts';
 import {
   MOCK_DEV_CACHE_ID_MAX,
   MOCK_NESTED_DOMAIN_IOTLB_ID_MAX,
+  MOCK_PAGE_SIZE,
   iommu_test_cmd_check_dev_cache,
   iommu_test_cmd_check_iotlb,
   iommu_test_cmd_check_map,
@@ -20,6 +21,7 @@ import {
 } from '../../abi/iommufd-test.ts';
 import { MockDevice } from '../../iommu/mock/device.ts';
 import { MockNestedDomain, MockPagingDomain } from '../../iommu/mock/domain.ts';
+import { GENERIC_PT_SINCE } from '../../iommu/mock/xarray-domain.ts';
 import { resolveUserPages } from '../../memory/pin.ts';
 import type { Command } from '../command.ts';
 import type { IommufdContext } from '../context.ts';
@@ -46,11 +48,15 @@ export function frameAt(command: Command, va: bigint): Result<number> {
 /** iommufd_test_md_check_pa(): the domain shows the same memory as the program's address space. */
 export function checkMap(command: Command): Result<number> {
   const cmd = iommu_test_cmd_check_map.read(command.bytes);
+  const misaligned = (step: bigint): boolean =>
+    ((cmd.iova | cmd.length | cmd.uptr) & (step - 1n)) !== 0n || cmd.uptr + cmd.length > U64_MAX;
+  // With one page size for all domains that was seen before the domain was looked for.
+  if (command.context.shared.profile.version < GENERIC_PT_SINCE && misaligned(big(MOCK_PAGE_SIZE)))
+    return fail(EINVAL, 'iova, length or uptr is not aligned');
   const domain = getMockDomain(command.context, cmd.id);
   if (failed(domain)) return domain;
   const step = 1n << big(countTrailingZeros(domain.pgsizeBitmap));
-  if (((cmd.iova | cmd.length | cmd.uptr) & (step - 1n)) !== 0n || cmd.uptr + cmd.length > U64_MAX)
-    return fail(EINVAL, 'iova, length or uptr is not aligned');
+  if (misaligned(step)) return fail(EINVAL, 'iova, length or uptr is not aligned');
   for (let at = 0n; at < cmd.length; at += step) {
     const va = cmd.uptr + at;
     const frame = frameAt(command, va);

@@ -54,8 +54,7 @@ export function dirty(command: Command): Result<number> {
   let set = 0;
   for (let i = 0; i < count; i++) {
     if ((bitmap[i >> 3]! & (1 << (i & 7))) === 0) continue;
-    domain.table.setDirty(iova + big(i) * pageSize);
-    set++;
+    if (domain.markDirty(iova + big(i) * pageSize, pageSize)) set++;
   }
   cmd.out_nr_dirty = big(set);
   const rc = command.respond(iommu_test_cmd_dirty, cmd);

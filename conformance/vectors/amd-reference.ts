@@ -11,7 +11,7 @@ export interface AmdLine {
 
 /** Rules that are left out. */
 export interface Laxities {
-  /** IR and IW of the DTE and of directory entries do not count, while they have anything in common; */
+  /** IR and IW of the DTE and of directory entries do not count, while they have anything in common or Mode is 0; */
   readonly directoryPermissions: boolean;
   /** nor reserved bits of page table entries, */
   readonly reservedBits: boolean;
@@ -124,9 +124,9 @@ function translate(line: AmdLine, dte: bigint, iova: bigint, lax: Laxities): Amd
   if ((dte & TV) === 0n) return lax.untranslatable ? { kind: 'silent' } : fault(false);
   const mode = levelOf(dte);
   if (mode === MODE_RESERVED) return lax.reservedMode ? { kind: 'silent' } : fault(true);
-  const needed = lax.directoryPermissions && mode !== 0 ? IR | IW : IW;
-  if ((dte & needed) === 0n) return fault(true, true);
-  if (mode === 0) return { kind: 'landed', at: iova };
+  const allowed = (dte & (lax.directoryPermissions ? IR | IW : IW)) !== 0n;
+  if (mode === 0 && (allowed || lax.directoryPermissions)) return { kind: 'landed', at: iova };
+  if (!allowed) return fault(true, true);
   if (mode < LEVELS_MAX && iova >> BigInt(12 + 9 * mode) !== 0n) return fault(false);
   return walk(line, dte, mode, iova, lax);
 }

@@ -100,6 +100,7 @@ export class AmdIommu {
     this.#translator = new Translator(memory, config, features, this.#iotlb, watcher);
     this.#table = new DeviceTable(memory, features, config.caches.devices, watcher);
     this.#iotlb.onStartOver = () => this.#table.forgetTags();
+    this.#iotlb.onAge = () => this.#table.forgetRoute();
     this.#eventLog = new Log(memory, registers, this.#interrupts, {
       base: OFFSET.EVT_LOG_BASE,
       head: OFFSET.EVT_HEAD,
@@ -172,7 +173,7 @@ export class AmdIommu {
     this.#interrupts.reset();
     this.#control = 0;
     this.#admission.epoch++;
-    this.#table.lastRoute = null;
+    this.#table.forgetRoute();
     this.#table.invalidateAll();
     this.#iotlb.invalidateAll();
     this.#remapper.invalidateAll();
@@ -210,7 +211,7 @@ export class AmdIommu {
 
   #changed(offset: number): void {
     this.#admission.epoch++;
-    this.#table.lastRoute = null;
+    this.#table.forgetRoute();
     switch (offset) {
       case OFFSET.CONTROL:
         return this.#controlChanged();
@@ -277,19 +278,22 @@ export class AmdIommu {
 
   /** What becomes of a transaction. What a translated outcome says holds until the next transaction. */
   translate(transaction: Transaction): Outcome {
-    const { deviceId, hi, lo, execute, translated, atomic } = transaction;
-    // Not `!`: what else could be false would be looked at.
-    const slow = this.#enabled !== true || execute === true || translated === true || atomic === true;
-    const route = slow ? null : this.#route(deviceId, transaction.pasid ?? NO_PASID);
-    if (route !== null && (this.#trace === null || !this.#trace.active)) {
-      const access = transaction.write === true ? ACCESS.WRITE : ACCESS.READ;
-      const wrong = (hi & route.tooHi) | (lo & route.tooLo) | (access & route.denied);
-      const need = access << (transaction.privileged === true ? route.privilegedShift : route.userShift);
+    const { hi, lo, execute, privileged, translated, atomic } = transaction;
+    const route =
+      // Not `!`: what else could be false would be looked at.
+      this.#enabled !== true ||
+      execute === true ||
+      privileged === true ||
+      translated === true ||
+      atomic === true
+        ? null
+        : this.#route(transaction.deviceId, transaction.pasid ?? NO_PASID);
+    if (route !== null && (hi & route.tooHi) === 0 && (this.#trace === null || !this.#trace.active)) {
+      const { cache, entries, mask, value } = route;
+      const need = transaction.write === true ? route.write : route.read;
       const answer = this.#answer;
-      const { cache, mask, value } = route;
-      const wanted = need | value | route.age.value;
-      const word = cache.answer(route.entries, route.tag.id, 0, hi, lo, need | mask, wanted, answer);
-      if (wrong === 0 && word !== 0) {
+      const word = cache.answer(entries, route.tag.id, 0, hi, lo, need | mask, need | value, answer);
+      if (word !== 0) {
         answer.forceCoherent = ((word | route.always) & FAST.COHERENT) !== 0;
         return answer;
       }

@@ -138,6 +138,11 @@ export class DeviceTable {
     this.lastRoute = null;
   }
 
+  /** Something else has changed that routes depend on. */
+  forgetRoute(): void {
+    this.lastRoute = null;
+  }
+
   /** The IOTLB gave up its tags: devices that hold them look them up again. Entries stay. */
   forgetTags(): void {
     for (const device of this.#cache.values()) {

@@ -13,11 +13,6 @@ export interface Tag {
   id: number;
 }
 
-/** A number, in the bits of FAST_AGE. */
-export interface Age {
-  value: number;
-}
-
 /** What one PASID of a domain has in the caches. */
 export interface GuestSpace {
   readonly pasid: number;
@@ -37,8 +32,11 @@ export interface Domain {
   readonly hostTables: CacheDomain;
   readonly guest: CacheDomain;
   readonly guestTables: CacheDomain;
-  /** Another one after each invalidation of host entries: what guest entries know of them is not true any more. */
-  readonly age: Age;
+  /**
+   * Another number, in the bits of FAST_AGE, after each invalidation of host entries: what guest entries know of them is
+   * not true any more.
+   */
+  age: number;
   readonly spaces: Map<number, GuestSpace>;
 }
 
@@ -64,8 +62,6 @@ export const FAST = {
 /** Of guest entries: Domain.age when it was found where the page leads. */
 export const FAST_AGE = -1 << 10;
 const AGE_STEP = 1 << 10;
-/** Of what depends on none. */
-export const NO_AGE: Age = { value: 0 };
 export const FAST_SIZE_MAX = 30;
 
 /** FAST of ENTRY flags. */
@@ -114,6 +110,8 @@ export class Iotlb {
   readonly guestTables: TableStore | null;
   /** Called when every tag has been given up: whoever keeps domains or spaces must look them up again. */
   onStartOver: (() => void) | null = null;
+  /** Called when a domain has another age. */
+  onAge: (() => void) | null = null;
   readonly #numbers = new TagNumbers(HOST_SPACE + 1);
   readonly #domains = new Map<number, Domain>();
   readonly #roots: number;
@@ -156,7 +154,7 @@ export class Iotlb {
       hostTables: make(),
       guest: make(),
       guestTables: make(),
-      age: { value: 0 },
+      age: 0,
       spaces: new Map<number, GuestSpace>(),
     };
     this.#domains.set(id, domain);
@@ -195,9 +193,10 @@ export class Iotlb {
   invalidateHost(domainId: number, range: AddressRange | null, pde: boolean): void {
     const domain = this.#domains.get(domainId);
     if (domain === undefined) return;
-    domain.age.value = (domain.age.value + AGE_STEP) | 0;
+    domain.age = (domain.age + AGE_STEP) | 0;
     // Ages come again: nobody must have one from before.
-    if (domain.age.value === 0) domain.guest.renew(this.#numbers.take());
+    if (domain.age === 0) domain.guest.renew(this.#numbers.take());
+    this.onAge?.();
     if (range === null) domain.host.renew(this.#numbers.take());
     else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
     if (!pde) return;

@@ -1,20 +1,11 @@
-// Where the IOTLB alone may answer a device's requests: what its DTE and the registers come to, worked out once.
+// Where the IOTLB alone may answer users' reads and writes: what the DTE and the registers come to, worked out once.
 
 import type { CacheDomain, TranslationCache } from '../../cache.ts';
-import { ALL_RIGHTS, USER_SHIFT } from './access.ts';
+import { ACCESS, ALL_RIGHTS, USER_SHIFT } from './access.ts';
 import { ADMIT, type Admission } from './admission.ts';
 import type { AmdIommuFeatures } from './config.ts';
 import type { CachedDevice, DeviceTable } from './device-table.ts';
-import {
-  type Age,
-  FAST,
-  FAST_AGE,
-  type GuestSpace,
-  HOST_TAG,
-  type Iotlb,
-  NO_AGE,
-  type Tag,
-} from './iotlb.ts';
+import { FAST, FAST_AGE, type GuestSpace, HOST_TAG, type Iotlb, type Tag } from './iotlb.ts';
 
 /** Of requests without a PASID. */
 export const NO_PASID = -1;
@@ -28,19 +19,21 @@ export interface QuickRoute {
   readonly cache: TranslationCache;
   readonly entries: CacheDomain;
   readonly tag: Tag;
-  readonly age: Age;
-  /** Bits that addresses must not have, by word, and ACCESS bits that requests must not need. */
+  /** Domain.age when it was made, where entries depend on it. */
+  readonly age: number;
+  /** Bits of the upper word that addresses must not have. */
   readonly tooHi: number;
-  readonly tooLo: number;
-  readonly denied: number;
-  /** Where entries have the permissions of users, and of privileged requests. */
-  readonly userShift: number;
-  readonly privilegedShift: number;
+  /** Permissions that entries must have, or NEVER. */
+  readonly read: number;
+  readonly write: number;
   /** FAST: which bits count besides the permissions, how they must be, and what is so in any case. */
   readonly mask: number;
   readonly value: number;
   readonly always: number;
 }
+
+/** What no entry says. */
+const NEVER = -1;
 
 export class QuickRoutes {
   readonly #features: AmdIommuFeatures;
@@ -60,13 +53,17 @@ export class QuickRoutes {
     const device = this.#table.known(deviceId);
     if (device === null) return null;
     const known = pasid === NO_PASID ? device.plainRoute : device.pasidRoute;
-    const valid = known !== null && known.pasid === pasid && known.epoch === this.#admission.epoch;
-    const route = valid ? known : this.#make(device, pasid);
+    const route = known !== null && this.#holds(known, device, pasid) ? known : this.#make(device, pasid);
     if (route === null) return null;
     if (pasid === NO_PASID) device.plainRoute = route;
     else device.pasidRoute = route;
     this.#table.lastRoute = route;
     return route;
+  }
+
+  #holds(route: QuickRoute, device: CachedDevice, pasid: number): boolean {
+    if (route.pasid !== pasid || route.epoch !== this.#admission.epoch) return false;
+    return route.tag === HOST_TAG || route.age === device.domain!.age;
   }
 
   #make(device: CachedDevice, pasid: number): QuickRoute | null {
@@ -78,7 +75,7 @@ export class QuickRoutes {
 
   #host(device: CachedDevice): QuickRoute | null {
     const { config, domain } = device;
-    if (domain === null || config.host === null) return null;
+    if (domain === null || config.host === null || config.host.tooLo !== 0) return null;
     return {
       deviceId: config.deviceId,
       pasid: NO_PASID,
@@ -86,12 +83,10 @@ export class QuickRoutes {
       cache: this.#iotlb.host.cache,
       entries: domain.host,
       tag: HOST_TAG,
-      age: NO_AGE,
+      age: 0,
       tooHi: config.host.tooHi,
-      tooLo: config.host.tooLo,
-      denied: ALL_RIGHTS & ~config.rights,
-      userShift: 0,
-      privilegedShift: 0,
+      read: (config.rights & ACCESS.READ) !== 0 ? ACCESS.READ : NEVER,
+      write: (config.rights & ACCESS.WRITE) !== 0 ? ACCESS.WRITE : NEVER,
       mask: config.dirty ? FAST.CLEAN : 0,
       value: 0,
       always: 0,
@@ -116,12 +111,10 @@ export class QuickRoutes {
       age: domain.age,
       // Half of the address space is enough: canonical and zero-extended addresses are alike there.
       tooHi: guestLevels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0,
-      tooLo: 0,
-      denied: 0,
-      userShift,
-      privilegedShift: plain ? userShift : 0,
+      read: ACCESS.READ << userShift,
+      write: ACCESS.WRITE << userShift,
       mask: FAST_AGE | FAST.NESTED | (dirty ? FAST.CLEAN : 0) | (plain ? FAST.INTERRUPT : 0),
-      value: host !== null ? FAST.NESTED : 0,
+      value: (host !== null ? FAST.NESTED : 0) | domain.age,
       always: host === null && mode0Coherent ? FAST.COHERENT : 0,
     };
   }

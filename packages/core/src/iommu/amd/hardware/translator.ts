@@ -171,7 +171,7 @@ export class Translator {
       slot,
       (start / 0x1_0000_0000) | 0,
       start | 0,
-      permissions | nested | interrupt | domain.age.value,
+      permissions | nested | interrupt | domain.age,
     );
   }
 

@@ -67,9 +67,10 @@ export interface SecondStageConfig {
   /** The root table's address. */
   readonly rootHi: number;
   readonly rootLo: number;
-  /** Bits of the upper word that must be zero in an input address. */
+  /** Bits that must be zero in an input address, by word. */
   readonly aboveHi: number;
-  /** Input addresses as numbers must be below it; for GPAs that first-stage tables give. */
+  readonly aboveLo: number;
+  /** The same as a number: they are below it. */
   readonly inputLimit: number;
   /** Reserved bits, by word: of all entries, of tables, and of leaves besides the offset in their page. */
   readonly reservedHi: number;
@@ -100,6 +101,7 @@ export function secondStageConfig(options: SecondStageOptions): SecondStageConfi
     rootHi: Math.floor(options.root / 0x1_0000_0000),
     rootLo: options.root | 0,
     aboveHi: hi32(~((1n << big(Math.max(inputBits, 32))) - 1n)) | 0,
+    aboveLo: lo32(~((1n << big(inputBits)) - 1n)) | 0,
     inputLimit: 2 ** inputBits,
     reservedHi: hi32(always) | 0,
     // PS makes a leaf wherever it is not reserved.
@@ -153,12 +155,11 @@ export class SecondStageWalker {
    * are those it will use where they are granted, `need` again for anything but an ATS request.
    */
   walk(config: SecondStageConfig, hi: number, lo: number, need: number, want: number = need): boolean {
-    if ((hi & config.aboveHi) !== 0 || (config.inputLimit < 0x1_0000_0000 && lo >>> 0 >= config.inputLimit)) {
-      return this.#end(SS_FAULT.ADDRESS);
-    }
+    if (((hi & config.aboveHi) | (lo & config.aboveLo)) !== 0) return this.#end(SS_FAULT.ADDRESS);
     const { leafLevel, reservedHi, tableReservedLo, grantsLo, grantsHi, accessedBits } = config;
     const { cache } = this;
     const word = this.#word;
+    const memory = this.#memory;
     let level: number = config.levels;
     let baseHi = config.rootHi;
     let baseLo = config.rootLo;
@@ -176,7 +177,7 @@ export class SecondStageWalker {
       const index = (shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32)) & 0x1ff;
       const at = baseLo | (index << 3);
       this.level = level;
-      if (!this.#memory.load64(addressOf(baseHi, at), word)) return this.#refused(SS_FAULT.FETCH, baseHi, at);
+      if (!memory.load64(addressOf(baseHi, at), word)) return this.#refused(SS_FAULT.FETCH, baseHi, at);
       const elo = word[0]! | 0;
       const ehi = word[1]! | 0;
       const own = (elo & grantsLo) | ((ehi >>> 29) & grantsHi);

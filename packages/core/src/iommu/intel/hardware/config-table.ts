@@ -83,7 +83,7 @@ export class Route {
   /** The source has another space. The IOTLB knows the addresses of quick answers by the words that requests have. */
   lookAgain(): void {
     const { pgtt, firstStage, secondStage } = this.entry;
-    const narrow = firstStage === null && secondStage !== null && secondStage.inputLimit < 0x1_0000_0000;
+    const narrow = firstStage === null && secondStage !== null && secondStage.aboveLo !== 0;
     const quick = pgtt !== PGTT.PASS_THROUGH && !this.ridPrivileged && !narrow;
     this.quickSpace = (quick ? this.source.only : null) ?? NOWHERE;
   }

@@ -459,6 +459,5 @@ function offsetIn(address: number, bits: number): number {
 }
 
 function within(config: SecondStageConfig, hi: number, lo: number): boolean {
-  if ((hi & config.aboveHi) !== 0) return false;
-  return config.inputLimit >= 0x1_0000_0000 || lo >>> 0 < config.inputLimit;
+  return ((hi & config.aboveHi) | (lo & config.aboveLo)) === 0;
 }

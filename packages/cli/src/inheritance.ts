@@ -1,4 +1,6 @@
 import { existsSync, fstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import type { SystemText } from '@viommu/host/native';
+import { textOf } from '@viommu/host/program/spawn';
 
 // What a program would have inherited had it been started without us. Node makes every descriptor that it finds
 // close-on-exec and raises RLIMIT_NOFILE (src/node.cc InitializeOncePerProcess(), PlatformInit()); the program shall not
@@ -27,6 +29,32 @@ export function inheritedDescriptors(): number[] {
       return !isOwnNull(fd, link);
     })
     .map(({ fd }) => fd);
+}
+
+/** The last of our arguments as they were given: Node takes what is no UTF-8 for something else. */
+export function inheritedArguments(last: readonly string[]): readonly SystemText[] {
+  const given = textsIn('/proc/self/cmdline').slice(-last.length);
+  return given.length === last.length && given.every((each, at) => textOf(each) === last[at]) ? given : last;
+}
+
+/** Our environment as it was given; undefined where the system does not tell. */
+export function inheritedEnvironment(): readonly SystemText[] | undefined {
+  const given = textsIn('/proc/self/environ');
+  return given.length === 0 ? undefined : given;
+}
+
+/** What a file holds, each text ended by a 0. */
+function textsIn(path: string): Uint8Array[] {
+  const texts: Uint8Array[] = [];
+  if (!existsSync(path)) return texts;
+  const bytes = readFileSync(path);
+  for (let at = 0; at < bytes.length;) {
+    const end = bytes.indexOf(0, at);
+    if (end < 0) break;
+    texts.push(bytes.subarray(at, end));
+    at = end + 1;
+  }
+  return texts;
 }
 
 /** Without /proc the program cannot be started, which the supervisor says. */

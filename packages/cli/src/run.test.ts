@@ -55,6 +55,13 @@ describe('viommu run', () => {
     expect(viommu(['run', 'echo', '--quiet']).stdout).toBe('--quiet\n');
   });
 
+  test('hands on arguments and variables byte by byte', () => {
+    const program = String.raw`printf "%s|%s|%s" "$1" "" "$X"`;
+    const script = String.raw`X=$(printf 'caf\351'); export X; exec "$@" "$X"`;
+    const { stdout } = command.shell(script, ['run', '--', 'sh', '-c', program, 'sh']);
+    expect(stdout).toBe('caf\u00e9||caf\u00e9');
+  });
+
   test('takes the machine from a file, and --kernel before it', () => {
     const file = join(directory, 'machine.yaml');
     writeFileSync(file, 'kernel: linux-6.6\nmok: 1\n');

@@ -7,7 +7,12 @@ import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';
 import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/machine-file/parts';
 import { Trace } from '@viommu/core/trace/trace';
-import { inheritedDescriptorLimit, inheritedDescriptors } from './inheritance.ts';
+import {
+  inheritedArguments,
+  inheritedDescriptorLimit,
+  inheritedDescriptors,
+  inheritedEnvironment,
+} from './inheritance.ts';
 import { profileNamed, uapisNamed } from './profile.ts';
 import { traceTo } from './trace-file.ts';
 import { UsageError } from './usage-error.ts';
@@ -59,11 +64,13 @@ async function checked<T>(file: string, make: () => Promise<T>): Promise<T> {
 
 function supervise(kernel: Kernel, trace: Trace, argv: readonly string[], options: RunOptions): Supervisor {
   const descriptorsMax = inheritedDescriptorLimit();
+  const environment = inheritedEnvironment();
   return new Supervisor({
     kernel,
     trace,
-    argv,
+    argv: inheritedArguments(argv),
     env: process.env,
+    ...(environment === undefined ? {} : { environment }),
     inherit: inheritedDescriptors(),
     ...(descriptorsMax === undefined ? {} : { descriptorsMax }),
     stopReads: options.stopReads === true,

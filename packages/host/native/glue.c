@@ -54,11 +54,29 @@ uint8_t *glue_bytes(napi_env env, napi_value value, size_t *length)
 	return data;
 }
 
+static char *copy_of_bytes(napi_env env, napi_value value)
+{
+	size_t length;
+	const uint8_t *bytes = glue_bytes(env, value, &length);
+	char *text = malloc(length + 1);
+
+	if (!text)
+		return NULL;
+	if (length)
+		memcpy(text, bytes, length);
+	text[length] = 0;
+	return text;
+}
+
 char *glue_string(napi_env env, napi_value value)
 {
+	bool is_bytes = false;
 	size_t length = 0;
 	char *text;
 
+	napi_is_typedarray(env, value, &is_bytes);
+	if (is_bytes)
+		return copy_of_bytes(env, value);
 	if (napi_get_value_string_utf8(env, value, NULL, 0, &length) != napi_ok)
 		return NULL;
 	text = malloc(length + 1);

@@ -265,7 +265,7 @@ int glue_args(napi_env env, napi_callback_info info, napi_value *argv, size_t ma
 int64_t glue_int(napi_env env, napi_value value); /* of a number or a boolean */
 uint64_t glue_u64(napi_env env, napi_value value); /* of a bigint */
 uint8_t *glue_bytes(napi_env env, napi_value value, size_t *length);
-char *glue_string(napi_env env, napi_value value); /* to free */
+char *glue_string(napi_env env, napi_value value); /* of a string or its bytes; to free */
 char **glue_strings(napi_env env, napi_value value, size_t before, uint32_t *count); /* to free_strings() */
 void glue_free_strings(char **strings);
 napi_value glue_number(napi_env env, double value);

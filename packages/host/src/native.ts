@@ -50,6 +50,9 @@ export const SPAWN = { FORK: 1, NO_NEW_PRIVS: 2, SECCOMP: 3, LISTENER: 4, EXEC: 
 /** What became of a child (enum wait_kind). */
 export const WAIT = { NONE: 0, EXITED: 1, SIGNALED: 2, STOPPED: 3, CONTINUED: 4 } as const;
 
+/** What the system takes as text: any bytes but 0, which are seldom something else than UTF-8. */
+export type SystemText = string | Uint8Array;
+
 /** The addon's functions. A number that says it may be `-errno` is one where it is negative. */
 export interface Native {
   /** The mailbox, or -errno. One supervisor per thread. */
@@ -57,9 +60,9 @@ export interface Native {
   close(): void;
   /** The process id; or -1 with out[0] the stage that failed and out[1] the errno. */
   spawn(
-    candidates: readonly string[],
-    argv: readonly string[],
-    env: readonly string[],
+    candidates: readonly SystemText[],
+    argv: readonly SystemText[],
+    env: readonly SystemText[],
     inherit: readonly number[],
     nofileSoft: number,
     windowLow: number,

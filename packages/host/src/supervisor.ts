@@ -24,6 +24,7 @@ import {
   descriptorsMax,
   spawnProgram,
   StartFailure,
+  textOf,
   type ProgramOptions,
 } from './program/spawn.ts';
 import { sysfsContents } from './sysfs/contents.ts';
@@ -93,7 +94,7 @@ export class Supervisor {
     this.#machine = this.#build(options);
     const window = this.#window(options);
     const [name = ''] = options.argv;
-    const warnings = programWarnings(name, candidates(name, options.env['PATH']));
+    const warnings = programWarnings(textOf(name), candidates(name, options.env['PATH']));
     this.pid = spawnProgram(native, box, options, window);
     const slow = 'this kernel has no synchronous wake-up (Linux 6.6): calls take several times as long';
     this.warnings = [...(box.out[0] === 1 ? [] : [slow]), ...warnings];

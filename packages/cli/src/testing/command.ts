@@ -64,6 +64,12 @@ export class Command {
     });
   }
 
+  /** Runs a script of the shell, which gets the command line as its arguments; what is written is read as Latin-1. */
+  shell(script: string, args: readonly string[]): SpawnSyncReturns<string> {
+    const command = [process.execPath, join(this.directory, 'viommu.mjs'), ...args];
+    return spawnSync('sh', ['-c', script, 'sh', ...command], { encoding: 'latin1', timeout: 60_000 });
+  }
+
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
   }

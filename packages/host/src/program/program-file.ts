@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import type { SystemText } from '../native.ts';
 
 // What a program will miss under viommu, as far as its file tells.
 
@@ -8,7 +9,7 @@ const ELFCLASS32 = 1;
 const S_ISUID = 0o4000;
 
 /** What to tell the user about a program, named as the user did; `candidates`: where execvp(3) looks for it. */
-export function programWarnings(name: string, candidates: readonly string[]): string[] {
+export function programWarnings(name: string, candidates: readonly SystemText[]): string[] {
   for (const path of candidates) {
     const file = look(path);
     if (file !== null) return warningsOf(name, file);
@@ -22,10 +23,10 @@ interface ProgramFile {
   readonly uid: number;
 }
 
-function look(path: string): ProgramFile | null {
+function look(path: SystemText): ProgramFile | null {
   let fd: number;
   try {
-    fd = openSync(path, 'r');
+    fd = openSync(typeof path === 'string' ? path : Buffer.from(path), 'r');
   } catch {
     return null;
   }

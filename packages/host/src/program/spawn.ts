@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { errnoName } from '@viommu/core/abi/errno';
-import { SPAWN, type Mailbox, type Native } from '../native.ts';
+import { SPAWN, type Mailbox, type Native, type SystemText } from '../native.ts';
 
 /** A program could not be started. */
 export class StartFailure extends Error {
@@ -17,8 +17,10 @@ export class StartFailure extends Error {
 /** What is started, and what it inherits. */
 export interface ProgramOptions {
   /** The program, found along PATH where it has no slash, and its arguments. */
-  readonly argv: readonly string[];
+  readonly argv: readonly SystemText[];
   readonly env: NodeJS.ProcessEnv;
+  /** What the program gets of `env`, each a name, = and a value; all of it where left out. */
+  readonly environment?: readonly SystemText[];
   /** Descriptors from 3 on that the program shall have although they are close-on-exec here. */
   readonly inherit?: readonly number[];
   /** The program's soft RLIMIT_NOFILE; as it is here where left out. */
@@ -63,7 +65,7 @@ export function spawnProgram(
   const pid = native.spawn(
     candidates(name, options.env['PATH']),
     options.argv,
-    Object.entries(options.env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`])),
+    options.environment ?? entriesOf(options.env),
     options.inherit ?? [],
     options.descriptorsMax ?? -1,
     low,
@@ -71,14 +73,27 @@ export function spawnProgram(
     window === null,
     options.stopIoUring === true,
   );
-  if (pid < 0) throw startFailure(name, box.out[0]!, box.out[1]!);
+  if (pid < 0) throw startFailure(textOf(name), box.out[0]!, box.out[1]!);
   return pid;
 }
 
+function entriesOf(env: NodeJS.ProcessEnv): string[] {
+  return Object.entries(env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`]));
+}
+
+/** As a person reads it. */
+export function textOf(text: SystemText): string {
+  return typeof text === 'string' ? text : new TextDecoder().decode(text);
+}
+
 /** Where execvp(3) would look. */
-export function candidates(name: string, path: string | undefined): string[] {
-  if (name === '' || name.includes('/')) return [name];
-  return (path ?? '/bin:/usr/bin').split(':').map((directory) => `${directory || '.'}/${name}`);
+export function candidates(name: SystemText, path: string | undefined): SystemText[] {
+  const text = textOf(name);
+  if (text === '' || text.includes('/')) return [name];
+  return (path ?? '/bin:/usr/bin').split(':').map((directory) => {
+    const before = `${directory || '.'}/`;
+    return typeof name === 'string' ? before + name : Buffer.concat([Buffer.from(before), name]);
+  });
 }
 
 /** Throws {@link StartFailure} where there is no procfs, by which everything is found out about the program. */

@@ -3,6 +3,10 @@ import type { IoctlOp } from '@viommu/core/iommufd/ioctl-op';
 import { DEFAULT_PROFILE, versionName, type Profile } from '@viommu/core/iommufd/profile';
 import type { TrialUapi } from '@viommu/core/iommufd/trial-uapi';
 import { profileNamed, uapisNamed } from './profile.ts';
+import { systemReason, UsageError } from './usage-error.ts';
+import { writeAll } from './write-all.ts';
+
+const STANDARD_OUTPUT = 1;
 
 const HEAD = ['REQUEST', 'NUMBER', 'SINCE', 'SIZE', 'SMALLEST', 'ANSWER', 'NOTE'];
 
@@ -45,5 +49,8 @@ export function ioctls(options: IoctlsOptions): void {
   const profile = profileNamed(options.kernel ?? DEFAULT_PROFILE);
   const uapis = uapisNamed(options.uapi);
   const what = [profile.name, ...uapis].join(' with ');
-  process.stdout.write(`/dev/iommu as ${what} answers it\n\n${ioctlMatrix(profile, uapis)}\n`);
+  const text = `/dev/iommu as ${what} answers it\n\n${ioctlMatrix(profile, uapis)}\n`;
+  const failure = writeAll(STANDARD_OUTPUT, text);
+  if (failure === null || failure.code === 'EPIPE') return;
+  throw new UsageError(`standard output cannot be written (${systemReason(failure)})`);
 }

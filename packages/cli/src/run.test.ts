@@ -50,6 +50,15 @@ describe('viommu run', () => {
       expect(readFileSync(join(directory, name), 'utf8')).not.toMatch(/from ["'](?:node:)?process["']/);
   });
 
+  test('says once that the trace cannot be written any more, and goes on', () => {
+    const script = ': </dev/iommu; : </dev/iommu; echo on';
+    const { status, stdout, stderr } = viommu(['run', '--trace', '/dev/full', '--', 'sh', '-c', script]);
+    expect(stderr).toBe(
+      'viommu: --trace /dev/full: cannot be written (no space left on device); it ends here\n',
+    );
+    expect([status, stdout]).toEqual([0, 'on\n']);
+  });
+
   test('leaves the options of the program to the program', () => {
     expect(viommu(['run', '--', 'echo', '--trace', '-n']).stdout).toBe('--trace -n\n');
     expect(viommu(['run', 'echo', '--quiet']).stdout).toBe('--quiet\n');
@@ -89,6 +98,12 @@ test('viommu ioctls prints what a kernel serves', () => {
   expect(stdout).toMatch(/IOMMU_IOAS_ALLOC +0x3b81 +6\.2 +12/);
   expect(stdout).toMatch(/IOMMU_VIOMMU_ALLOC .*ENOTTY/);
   expect(stdout).not.toContain('IOMMU_DEV_INVALIDATE');
+});
+
+test('viommu ioctls says why it cannot print', () => {
+  const { status, stderr } = command.shell('exec "$@" >/dev/full', ['ioctls']);
+  expect(stderr).toBe('viommu: standard output cannot be written (no space left on device)\n');
+  expect(status).toBe(2);
 });
 
 test('viommu ioctls shows what is served beside Linux’s uAPI where that is asked for', () => {

@@ -1,7 +1,8 @@
-import { openSync, writeSync } from 'node:fs';
+import { openSync } from 'node:fs';
 import { eventText } from '@viommu/core/trace/text';
 import type { Trace } from '@viommu/core/trace/trace';
 import { systemReason, UsageError } from './usage-error.ts';
+import { writeAll } from './write-all.ts';
 
 const STANDARD_ERROR = 2;
 
@@ -11,7 +12,16 @@ const STANDARD_ERROR = 2;
  */
 export function traceTo(trace: Trace, path: string): void {
   const fd = path === '-' ? STANDARD_ERROR : open(path);
-  trace.subscribe((event) => writeAll(fd, `${eventText(event)}\n`));
+  const stop = trace.subscribe((event) => {
+    const failure = writeAll(fd, `${eventText(event)}\n`);
+    if (failure === null) return;
+    stop();
+    if (failure.code === 'EPIPE') return;
+    writeAll(
+      STANDARD_ERROR,
+      `viommu: --trace ${path}: cannot be written (${systemReason(failure)}); it ends here\n`,
+    );
+  });
 }
 
 function open(path: string): number {
@@ -19,17 +29,5 @@ function open(path: string): number {
     return openSync(path, 'w');
   } catch (error) {
     throw new UsageError(`--trace ${path}: cannot be written (${systemReason(error)})`);
-  }
-}
-
-/** Everything, also where a pipe takes a part only, or nothing for now. */
-function writeAll(fd: number, text: string): void {
-  let rest: Uint8Array = Buffer.from(text);
-  while (rest.length > 0) {
-    try {
-      rest = rest.subarray(writeSync(fd, rest));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') return; // nobody reads it any more
-    }
   }
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +18,20 @@
 #define AT_EMPTY_PATH 0x1000
 #endif
 #define EPOLL_BATCH 128
+/* More of struct open_how than this is not looked at. */
+#define HOW_BYTES_MAX 256
+#ifdef __aarch64__
+#define KERNEL_O_LARGEFILE 0400000 /* which glibc says is 0 */
+#else
+#define KERNEL_O_LARGEFILE 0100000
+#endif
+/* include/linux/fcntl.h VALID_OPEN_FLAGS. */
+#define OPEN_FLAGS                                                                                                     \
+	((uint64_t)(O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | FASYNC |      \
+		    O_DIRECT | KERNEL_O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | O_TMPFILE))
+#define RESOLVE_FLAGS                                                                                                  \
+	(RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT |           \
+	 RESOLVE_CACHED)
 
 /* Sends the response in the mailbox. 0, or -errno; ENOENT means that the task died meanwhile. */
 int loop_send(struct supervisor *s)
@@ -143,23 +158,50 @@ static bool prepare_empty_path(struct supervisor *s, int dirfd)
 	return box->whose != WHOSE_FOREIGN;
 }
 
+/*
+ * openat2(): puts the flags in a[0], where the address of struct open_how was, whose size is in a[2]. False where the
+ * kernel refuses the struct before it looks at the path (fs/open.c build_open_flags()).
+ */
+static bool read_how(struct supervisor *s, uint64_t *resolve)
+{
+	struct mailbox *box = s->box;
+	struct {
+		struct open_how how;
+		uint8_t later[HOW_BYTES_MAX - sizeof(struct open_how)];
+	} given = { 0 };
+	const struct open_how *how = &given.how;
+
+	if (box->a[2] < sizeof(*how) || box->a[2] > sizeof(given) ||
+	    memory_read(s, box->tid, box->a[0], &given, box->a[2]) < 0)
+		return false;
+	for (size_t i = 0; i < sizeof(given.later); i++)
+		if (given.later[i])
+			return false;
+	if (how->flags & ~OPEN_FLAGS || how->resolve & ~RESOLVE_FLAGS)
+		return false;
+	if (how->mode && (!(how->flags & (O_CREAT | O_TMPFILE)) || how->mode & ~(uint64_t)07777))
+		return false;
+	box->a[0] = how->flags;
+	*resolve = how->resolve;
+	return true;
+}
+
 static bool prepare_path(struct supervisor *s, uint64_t va, int dirfd)
 {
 	struct mailbox *box = s->box;
 	bool follow = !(box->a[1] & AT_SYMLINK_NOFOLLOW);
+	uint64_t resolve = 0;
 
 	if (va == 0 || !read_path(s, va) || box->path_length == 0)
 		return prepare_empty_path(s, dirfd);
 	box->a[3] = box->path[box->path_length - 1] == '/';
 	follow = follow || box->a[3];
 	if (box->op == OP_OPEN) {
-		/* openat2() has its flags at the start of a struct, whose size is in a[2]. */
-		if (box->a[2] != 0 &&
-		    memory_read(s, box->tid, box->a[0], &box->a[0], sizeof(uint64_t)) < 0)
+		if (box->a[2] != 0 && !read_how(s, &resolve))
 			return false;
 		follow = !(box->a[0] & O_NOFOLLOW) || box->a[3];
 	}
-	return paths_candidate(s, dirfd, follow && box->op != OP_READLINK) && task_fresh_slot(s, box->tid);
+	return paths_candidate(s, dirfd, follow && box->op != OP_READLINK, resolve) && task_fresh_slot(s, box->tid);
 }
 
 /* Fills the mailbox. False where the call is nobody's and the kernel shall go on with it. */

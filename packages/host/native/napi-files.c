@@ -52,18 +52,15 @@ static int watch_close(struct supervisor *s, int fd, uint32_t mask)
 static int placeholder(struct supervisor *s, int flags, struct stat *st, int *wd)
 {
 	int mode = flags & O_ACCMODE, fd, error;
+	int first = open(s->placeholder_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
-	fd = open(s->placeholder_dir, O_TMPFILE | O_RDWR | O_CLOEXEC | (flags & O_NONBLOCK), 0600);
+	if (first < 0)
+		return -1;
+	/* Once more, since F_GETFL would tell of O_TMPFILE, and O_DIRECTORY is in it. */
+	fd = reopen(first, flags & (O_ACCMODE | O_NONBLOCK));
+	close(first);
 	if (fd < 0)
 		return -1;
-	if (mode != O_RDWR) {
-		int first = fd;
-
-		fd = reopen(first, flags & (O_ACCMODE | O_NONBLOCK));
-		close(first);
-		if (fd < 0)
-			return -1;
-	}
 	if (fstat(fd, st) == 0) {
 		*wd = watch_close(s, fd, mode == O_RDONLY ? IN_CLOSE_NOWRITE : IN_CLOSE_WRITE);
 		if (*wd >= 0)

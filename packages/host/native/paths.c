@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,23 +190,115 @@ static bool follow_link(struct supervisor *s, char *path, size_t size)
 	return append(path, size, target) && resolve_self(s, path, size);
 }
 
+/* `path` up to `rest`, which starts with a slash or is empty, becomes `start`. False where it grows too long. */
+static bool replace_start(char *path, size_t size, const char *start, const char *rest)
+{
+	char whole[PATH_BYTES];
+	int length = snprintf(whole, sizeof(whole), "%s%s", strcmp(start, "/") ? start : "", rest);
+
+	if (length < 0 || (size_t)length >= sizeof(whole) || (size_t)length >= size)
+		return false;
+	memcpy(path, whole, length + 1);
+	return true;
+}
+
+/* The directory at `path` under the name that has no links in it, where that is another one. */
+static bool canonical(const char *path, char *name, size_t size)
+{
+	char link[32];
+	ssize_t got;
+	int fd = open(path, O_PATH | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	got = readlink(link, name, size - 1);
+	close(fd);
+	if (got <= 0 || name[0] != '/')
+		return false;
+	name[got] = 0;
+	return strcmp(name, path) != 0;
+}
+
+/*
+ * For a path at which the system has nothing: one step towards the path that has no link among its directories. A link
+ * may lead to what only we have, so the directories are looked at from the last one that there is.
+ */
+static bool follow_parents(struct supervisor *s, char *path, size_t size)
+{
+	char target[PATH_BYTES], rest[PATH_BYTES];
+	char *end = path + strlen(path);
+
+	while ((end = memrchr(path, '/', end - path)) && end > path) {
+		ssize_t got;
+		bool resolved;
+
+		strcpy(rest, end);
+		*end = 0;
+		got = readlinkat(AT_FDCWD, path, target, sizeof(target) - 1);
+		if (got > 0) {
+			target[got] = 0;
+			*(target[0] == '/' ? path : strrchr(path, '/')) = 0;
+			return append(path, size, target) && append(path, size, rest) && resolve_self(s, path, size);
+		}
+		resolved = errno == EINVAL && canonical(path, target, sizeof(target));
+		if (resolved)
+			return replace_start(path, size, target, rest) && resolve_self(s, path, size);
+		if (errno != ENOENT)
+			return false;
+		*end = rest[0];
+		strcpy(end, rest);
+	}
+	return false;
+}
+
+/* One step of following links; false where there is no link. */
+static bool step(struct supervisor *s, char *path, size_t size, bool follow)
+{
+	char none[1];
+
+	if (!path[0])
+		return false;
+	if (follow && follow_link(s, path, size))
+		return true;
+	if (!follow && readlinkat(AT_FDCWD, path, none, sizeof(none)) >= 0)
+		return false;
+	return errno == ENOENT && follow_parents(s, path, size);
+}
+
+static bool climbs(const char *path)
+{
+	for (const char *at = path; (at = strstr(at, "..")); at += 2)
+		if ((at == path || at[-1] == '/') && (at[2] == '/' || !at[2]))
+			return true;
+	return false;
+}
+
 /*
  * Whether the path in the mailbox, which starts from `dirfd` where it is relative, may be ours; then it is replaced
- * by its absolute form. A last component that is a symbolic link is followed where the call follows it.
+ * by its absolute form. A last component that is a symbolic link is followed where the call follows it. Of `resolve`
+ * (openat2()'s) what the path does not keep to is left to the kernel, which says why.
  */
-bool paths_candidate(struct supervisor *s, int dirfd, bool follow)
+bool paths_candidate(struct supervisor *s, int dirfd, bool follow, uint64_t resolve)
 {
 	struct mailbox *box = s->box;
+	const bool scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT);
 	char path[PATH_BYTES];
 
+	if (resolve & RESOLVE_NO_XDEV || (scoped && climbs((char *)box->path)))
+		return false;
+	if (resolve & RESOLVE_BENEATH && box->path[0] == '/')
+		return false;
 	path[0] = 0;
-	if (box->path[0] != '/' && !start_of(s, dirfd, path, sizeof(path)))
+	if ((box->path[0] != '/' || resolve & RESOLVE_IN_ROOT) && !start_of(s, dirfd, path, sizeof(path)))
 		return false;
 	if (!append(path, sizeof(path), (char *)box->path) || !resolve_self(s, path, sizeof(path)))
 		return false;
 	for (int links = 0; !candidate(s, path); links++)
-		if (!follow || links == LINKS_MAX || !path[0] || !follow_link(s, path, sizeof(path)))
+		if (links == LINKS_MAX || !step(s, path, sizeof(path), follow) || scoped || resolve & RESOLVE_NO_SYMLINKS)
 			return false;
+	if (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS) && !strncmp(path, "/proc/", 6))
+		return false;
 	box->path_length = strlen(path);
 	memcpy(box->path, path, box->path_length + 1);
 	return true;

@@ -247,7 +247,7 @@ void task_forget_memory(struct supervisor *s);
 long task_mount_of(int fd);
 
 /* paths.c */
-bool paths_candidate(struct supervisor *s, int dirfd, bool follow);
+bool paths_candidate(struct supervisor *s, int dirfd, bool follow, uint64_t resolve);
 
 /* memory.c */
 ssize_t memory_read(struct supervisor *s, pid_t pid, uint64_t va, void *into, size_t length);

@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { eventually, Harness } from './testing/harness.ts';
 
@@ -68,6 +69,16 @@ describe('a program that cannot be started', () => {
     expect(harness.run([], { program: '/no/such/program' }).stderr).toBe(
       'viommu: /no/such/program: no such file\n',
     );
+  });
+
+  test('names an interpreter that is not there', () => {
+    const script = join(harness.directory, 'script');
+    writeFileSync(script, '#!/no/such/interpreter\n', { mode: 0o755 });
+    const { status, stderr } = harness.run([], { program: script });
+    expect(stderr).toBe(
+      `viommu: ${script}: the interpreter that it names is not there: after #! in a script, else the dynamic loader\n`,
+    );
+    expect(status).toBe(127);
   });
 
   test('is not executable: 126', () => {

@@ -28,6 +28,7 @@ import {
 /** What the addon stops; `*` is any run of characters. */
 export const PATH_PATTERNS: readonly string[] = [
   '/dev/iommu',
+  '/dev/iommu/*',
   '/dev/vfio',
   '/dev/vfio/*',
   '/proc/*/status',
@@ -45,12 +46,22 @@ const O_CLOEXEC = 0o2000000;
 const O_PATH = 0o10000000;
 const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
 const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_EACCESS = 0x200;
+const AT_NO_AUTOMOUNT = 0x800;
+const AT_EMPTY_PATH = 0x1000;
+const AT_STATX_SYNC_TYPE = 0x6000;
+const STATX__RESERVED = 0x8000_0000;
+const ACCESS_MODES = 7;
+const ACCESS_FLAGS = AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+const STAT_FLAGS = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE;
 
 const PROC_FILE = /^\/proc\/(\d+)(?:\/task\/(\d+))?\/(status|fail-nth|fd\/(\d+))$/;
 
 /** What a path leads to. */
 export type Target =
   | { readonly kind: 'node'; readonly node: VirtualNode }
+  /** Something in what is no directory. */
+  | { readonly kind: 'nowhere' }
   | { readonly kind: 'fault'; readonly what: 'directory' | 'file' }
   | { readonly kind: 'status'; readonly pid: number }
   | { readonly kind: 'fail-nth'; readonly pid: number; readonly tid: number }
@@ -62,7 +73,9 @@ export function findTarget(machine: Machine): Target | null {
   const { box, tree } = machine;
   const path = fromTree(box.path);
   const node = machine.nodes.get(path);
-  if (node !== undefined) return { kind: 'node', node };
+  if (node !== undefined)
+    return endsInSlash(box) && !isDirectory(node.stat) ? NOWHERE : { kind: 'node', node };
+  if (path.startsWith('/dev/') && isInNode(machine, path)) return NOWHERE;
   if (path.startsWith(DEBUGFS)) {
     const what = machine.faults.kind(path);
     return what === null ? null : { kind: 'fault', what };
@@ -81,10 +94,24 @@ export function findTarget(machine: Machine): Target | null {
   return file === undefined ? null : { kind: 'descriptor', file };
 }
 
+const NOWHERE = { kind: 'nowhere' } as const;
+
+function isInNode({ nodes }: Machine, path: string): boolean {
+  for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) {
+    const node = nodes.get(path.slice(0, end));
+    if (node !== undefined) return !isDirectory(node.stat);
+  }
+  return false;
+}
+
+/** A slash at the end: what is there must be a directory. */
+function endsInSlash(box: Mailbox): boolean {
+  return box.low(3) !== 0;
+}
+
 /** Whether the call wants what a link leads to. */
 function followsLink(box: Mailbox): boolean {
-  // A slash at the end: what is there must be a directory.
-  if (box.low(3) !== 0 || box.op === OP.ACCESS) return true;
+  if (endsInSlash(box) || box.op === OP.ACCESS) return true;
   if (box.op === OP.OPEN) return (box.low(0) & O_NOFOLLOW) === 0;
   return box.op !== OP.READLINK && (box.low(1) & AT_SYMLINK_NOFOLLOW) === 0;
 }
@@ -93,6 +120,8 @@ function followsLink(box: Mailbox): boolean {
 export function answerPathCall(machine: Machine, task: HostTask, target: Target): Answer {
   const { box } = machine;
   const { path, op } = box;
+  if (!hasGoodFlags(box)) return PASS; // the kernel refuses it before it looks at the path
+  if (target.kind === 'nowhere') return -ENOTDIR;
   switch (op) {
     case OP.OPEN:
       return open(machine, task, target, path, box.low(0));
@@ -113,6 +142,25 @@ export function answerPathCall(machine: Machine, task: HostTask, target: Target)
   }
 }
 
+/** fs/stat.c vfs_statx(), do_statx(); fs/open.c do_faccessat(). */
+function hasGoodFlags(box: Mailbox): boolean {
+  const flags = box.low(1);
+  switch (box.op) {
+    case OP.ACCESS:
+      return (box.low(0) & ~ACCESS_MODES) === 0 && (flags & ~ACCESS_FLAGS) === 0;
+    case OP.STAT:
+      return (flags & ~STAT_FLAGS) === 0;
+    case OP.STATX:
+      return (
+        (flags & ~STAT_FLAGS) === 0 &&
+        (flags & AT_STATX_SYNC_TYPE) !== AT_STATX_SYNC_TYPE &&
+        (box.low(2) & STATX__RESERVED) === 0
+      );
+    default:
+      return true;
+  }
+}
+
 /** What stat(2) says of an open file. */
 export function statOfFile(machine: Machine, { file, node, inode }: InstalledFile): NodeStat {
   if (file.type === 'pseudo') return file.stat;
@@ -128,6 +176,8 @@ function statOf(machine: Machine, target: Target): NodeStat | null {
     minor: 0,
   });
   switch (target.kind) {
+    case 'nowhere':
+      return null;
     case 'node':
       return target.node.stat;
     case 'fault':
@@ -145,6 +195,8 @@ function statOf(machine: Machine, target: Target): NodeStat | null {
 
 function open(machine: Machine, task: HostTask, target: Target, path: string, flags: number): Answer {
   switch (target.kind) {
+    case 'nowhere':
+      return -ENOTDIR;
     case 'node':
       return openNode(machine, task, target.node, flags);
     case 'fault':
@@ -165,6 +217,7 @@ function open(machine: Machine, task: HostTask, target: Target, path: string, fl
 }
 
 function openNode(machine: Machine, task: HostTask, node: VirtualNode, flags: number): Answer {
+  if ((flags & O_CREAT) !== 0 && (flags & O_DIRECTORY) !== 0) return -EINVAL;
   if ((flags & (O_CREAT | O_EXCL)) === (O_CREAT | O_EXCL)) return -EEXIST;
   const directory = isDirectory(node.stat);
   if (!directory && (flags & O_DIRECTORY) !== 0) return -ENOTDIR;

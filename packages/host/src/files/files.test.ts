@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Harness } from '../testing/harness.ts';
 
@@ -41,6 +44,54 @@ describe('opening /dev/iommu', () => {
   test('works a hundred thousand times over, and nothing stays open', () => {
     expect(harness.lines(['many-opens', '100000'])).toEqual(['files 1']);
   });
+});
+
+test('links among the directories of a path are followed, as far as openat2() lets them', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'viommu-links-'));
+  const lines = harness.lines(['linked-paths', directory]);
+  rmSync(directory, { recursive: true });
+  expect(lines).toEqual([
+    'root works',
+    'cwd works',
+    'directory-link works',
+    'link-through-link works',
+    'stat ok',
+    'lstat ok',
+    'device 1',
+    'lstat-link ok',
+    'link 1',
+    'own-directory ok',
+    'none ENOENT',
+    'beneath works',
+    'beneath-absolute EXDEV',
+    'beneath-climbs EXDEV',
+    'in-root works',
+    'in-other-root ENOENT',
+    'no-symlinks ELOOP',
+    'no-symlinks works',
+    'unknown-resolve EINVAL',
+    'unknown-flag EINVAL',
+  ]);
+});
+
+test('flags that Linux refuses are refused, and what is no directory has nothing in it', () => {
+  expect(harness.lines(['odd-flags'])).toEqual([
+    'flags 2',
+    'slash ENOTDIR',
+    'stat-slash ENOTDIR',
+    'below ENOTDIR',
+    'access-below ENOTDIR',
+    'create-directory EINVAL',
+    'mode EINVAL',
+    'short EINVAL',
+    'longer works',
+    'longer-used E2BIG',
+    'access EINVAL',
+    'faccessat2 EINVAL',
+    'fstatat EINVAL',
+    'statx EINVAL',
+    'statx-mask EINVAL',
+  ]);
 });
 
 test('stat, access and readlink show a character device, at any descriptor', () => {

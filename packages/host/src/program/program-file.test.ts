@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,6 +28,12 @@ test('a program of 32 bits is told of, where PATH leads to it', () => {
 test('nothing is said of scripts, short files and what is not there', () => {
   expect(programWarnings('script', [program('script', [0x23, 0x21])])).toEqual([]);
   expect(programWarnings('absent', [join(directory, 'absent')])).toEqual([]);
+});
+
+test('a pipe without a writer keeps nobody waiting', () => {
+  const path = join(directory, 'pipe');
+  execFileSync('mkfifo', ['-m', '777', path]);
+  expect(programWarnings('pipe', [path])).toEqual([]);
 });
 
 test('a set-user-ID program is told of where it belongs to somebody else', () => {

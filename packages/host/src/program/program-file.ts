@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import type { SystemText } from '../native.ts';
 
 // What a program will miss under viommu, as far as its file tells.
@@ -26,7 +26,11 @@ interface ProgramFile {
 function look(path: SystemText): ProgramFile | null {
   let fd: number;
   try {
-    fd = openSync(typeof path === 'string' ? path : Buffer.from(path), 'r');
+    // What is no program, such as a pipe without a writer, must not keep us.
+    fd = openSync(
+      typeof path === 'string' ? path : Buffer.from(path),
+      constants.O_RDONLY | constants.O_NONBLOCK,
+    );
   } catch {
     return null;
   }

@@ -135,6 +135,11 @@ function startFailure(name: string, stage: number, errno: number): StartFailure 
   if (stage === SPAWN.EXEC) {
     if (errno === ENOENT && !name.includes('/'))
       return new StartFailure(127, `${name}: command not found (PATH was searched)`);
+    if (errno === ENOENT && existsSync(name))
+      return new StartFailure(
+        127,
+        `${name}: the interpreter that it names is not there: after #! in a script, else the dynamic loader`,
+      );
     if (errno === ENOENT) return new StartFailure(127, `${name}: no such file`);
     if (errno === EACCES)
       return new StartFailure(126, `${name}: permission denied; is it an executable file?`);

@@ -8,7 +8,9 @@ import { build } from 'esbuild';
 // Runs scenes of client/ under the supervisor, each in processes of its own, as the command line would.
 
 const here = fileURLToPath(new URL('.', import.meta.url));
-const CLIENT = ['main', 'files', 'memory', 'processes'].map((name) => join(here, `client/${name}.c`));
+const CLIENT = ['main', 'files', 'memory', 'paths', 'processes'].map((name) =>
+  join(here, `client/${name}.c`),
+);
 const addon = join(here, '../../native/build/viommu.node');
 
 /** What a program under the supervisor left behind. */

@@ -58,7 +58,7 @@ struct scene {
 	const char *name;
 	int (*play)(char **argv);
 };
-extern const struct scene file_scenes[], memory_scenes[], process_scenes[];
+extern const struct scene file_scenes[], memory_scenes[], path_scenes[], process_scenes[];
 
 int ask(int fd, enum nr nr, struct request *request);
 int open_iommu(void);

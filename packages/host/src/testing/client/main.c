@@ -63,9 +63,9 @@ static int play(const struct scene *scenes, char **argv)
 
 int main(int argc, char **argv)
 {
-	const struct scene *all[] = { file_scenes, memory_scenes, process_scenes };
+	const struct scene *all[] = { file_scenes, memory_scenes, path_scenes, process_scenes };
 
-	for (size_t i = 0; argc > 1 && i < 3; i++) {
+	for (size_t i = 0; argc > 1 && i < sizeof(all) / sizeof(all[0]); i++) {
 		int status = play(all[i], argv);
 
 		if (status >= 0)

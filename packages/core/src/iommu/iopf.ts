@@ -6,6 +6,11 @@ import { IOMMU_NO_PASID, type AttachHandle, type Device, type Kernel } from './d
 
 export const IOMMU_FAULT_PAGE_REQUEST_PASID_VALID = 1;
 export const IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE = 2;
+/**
+ * The response carries the PASID. It is the kernel's own, of VT-d's and AMD's drivers, and no flag of the uAPI, but read(2)
+ * of a fault queue tells it all the same (drivers/iommu/iommufd/eventq.c iommufd_compose_fault_message()).
+ */
+export const IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID = 4;
 
 export const IOMMU_PAGE_RESP_SUCCESS = 0;
 export const IOMMU_PAGE_RESP_INVALID = 1;

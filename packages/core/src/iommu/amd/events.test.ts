@@ -76,7 +76,7 @@ describe('page requests', () => {
     const { device, groups } = withFaults();
     device.port.requestPage(REQUEST);
     expect(groups).toHaveLength(1);
-    expect(groups[0]!.last).toEqual({ flags: 3, pasid: 5, grpid: 3, perm: 3, addr: 0x7000n });
+    expect(groups[0]!.last).toEqual({ flags: 7, pasid: 5, grpid: 3, perm: 3, addr: 0x7000n });
     expect(device.pageResponses).toEqual([]);
     groups[0]!.respond(IOMMU_PAGE_RESP_SUCCESS);
     expect(device.pageResponses).toEqual([{ pasid: 5, prgIndex: 3, code: 0 }]);

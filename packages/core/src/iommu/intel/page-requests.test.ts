@@ -39,9 +39,9 @@ describe('page requests', () => {
     expect(groups).toEqual([]);
     device.request(IOVA + PAGE, 5, { write: true });
     expect(groups).toHaveLength(1);
-    expect(groups[0]!.faults.map((fault) => [fault.addr, fault.perm, fault.grpid])).toEqual([
-      [IOVA, 1, 5],
-      [IOVA + PAGE, 3, 5],
+    expect(groups[0]!.faults.map((fault) => [fault.flags, fault.addr, fault.perm, fault.grpid])).toEqual([
+      [0, IOVA, 1, 5],
+      [2, IOVA + PAGE, 3, 5],
     ]);
     domain.map(IOVA, rig.ram('abc'), PAGE, PROT);
     rig.take();
@@ -58,6 +58,8 @@ describe('page requests', () => {
     expect(rig.attach(device, other, 7)).toBe(0);
     device.request(IOVA, 1, { pasid: 7 });
     expect(groups[0]!.handle.domain).toBe(other);
+    // PASID_VALID, LAST_PAGE, and the kernel's own NEEDS_PASID.
+    expect(groups[0]!.last.flags).toBe(7);
     groups[0]!.respond(IOMMU_PAGE_RESP_SUCCESS);
     expect(device.responses).toEqual([{ pasid: 7, prgIndex: 1, code: SUCCESS }]);
   });

@@ -9,6 +9,7 @@ import {
 import {
   IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE,
   IOMMU_FAULT_PAGE_REQUEST_PASID_VALID,
+  IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID,
   IOMMU_PAGE_RESP_FAILURE,
   reportDeviceFault,
 } from '../../../iopf.ts';
@@ -59,7 +60,7 @@ function reportRequest(ivhd: Ivhd, words: Uint32Array): void {
     return answerPageRequest(device, pasid, IOMMU_PAGE_RESP_FAILURE, tag);
   const last = get(PPR_RECORD.Last) !== 0 ? IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE : 0;
   reportDeviceFault(ivhd.kernel, device, {
-    flags: IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | last,
+    flags: IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID | IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | last,
     pasid,
     grpid: tag,
     perm: permissionsOf(words),

@@ -9,6 +9,7 @@ import {
 import {
   IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE,
   IOMMU_FAULT_PAGE_REQUEST_PASID_VALID,
+  IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID,
   reportDeviceFault,
 } from '../../../iopf.ts';
 import { PAGE_REQ_BYTES, PAGE_REQ_DSC } from '../../spec/faults.ts';
@@ -26,6 +27,8 @@ const BYTES = PAGES * 4096;
 const RING_MASK = BYTES - PAGE_REQ_BYTES;
 /** PRQ_DEPTH: page requests that a function may have outstanding. */
 export const PRQ_DEPTH = BYTES / PAGE_REQ_BYTES;
+/** Flags of a request with one. */
+const WITH_PASID = IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID;
 /** __VIRTUAL_MASK_SHIFT of a kernel with five levels: the host of a unit that has them too. */
 const CANONICAL_BITS = 57;
 
@@ -126,9 +129,7 @@ export class PageRequestQueue {
     const bit = (on: boolean, value: number): number => (on ? value : 0);
     // intel_prq_report()
     reportDeviceFault(this.#unit.kernel, device, {
-      flags:
-        bit(last, IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE) |
-        bit(has(PAGE_REQ_DSC.PP), IOMMU_FAULT_PAGE_REQUEST_PASID_VALID),
+      flags: bit(last, IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE) | bit(has(PAGE_REQ_DSC.PP), WITH_PASID),
       pasid: readField(PAGE_REQ_DSC.PASID, words),
       grpid: readField(PAGE_REQ_DSC.PRGI, words),
       perm:

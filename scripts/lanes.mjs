@@ -66,7 +66,7 @@ export const LANES = [
     needs: ['cc', 'cli'],
     args: (report) => ['conformance/qemu/run.mjs', '--json', report],
   },
-  ...['linux-7.3', 'linux-7.1'].map((kernel) => ({
+  ...['linux-7.3', 'linux-7.1', 'linux-6.12'].map((kernel) => ({
     name: kernel,
     title: `transcripts of ${kernel}`,
     needs: ['cc', 'cli'],

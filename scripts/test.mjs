@@ -4,8 +4,8 @@
 //
 // test.mjs [LANE ...]
 //
-//   LANE   one of unit, abi, selftest, selftest-static, fail-nth, vfio, examples, bad-input, qemu, linux-7.3, linux-7.1; without
-//          one, all
+//   LANE   one of unit, abi, selftest, selftest-static, fail-nth, vfio, examples, bad-input, qemu, linux-7.3, linux-7.1,
+//          linux-6.12; without one, all
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';

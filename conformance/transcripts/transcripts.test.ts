@@ -20,7 +20,7 @@ function expected(kernel: string, name: string): string[] {
   return transcriptLines(read(existsSync(new URL(own, DATA)) ? own : `${BASE}/${name}.out`));
 }
 
-describe.each([BASE, 'linux-7.1'])('as %s', (kernel) => {
+describe.each([BASE, 'linux-7.1', 'linux-6.12'])('as %s', (kernel) => {
   const profile = findProfile(kernel)!;
 
   test.each(SCRIPTS)('every step of script %s answers what Linux answered', (name) => {

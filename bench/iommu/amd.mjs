@@ -4,7 +4,7 @@ import { Flat, bothStages } from './memory.mjs';
 
 const core = await loadCore(`
 export { AmdIommu } from '@viommu/core/iommu/amd/hardware/amd-iommu';
-export { amdIommuConfig } from '@viommu/core/iommu/amd/hardware/config';
+export { amdIommuConfig } from '@viommu/core/iommu/amd/hardware/registers/config';
 export { CONTROL, OFFSET } from '@viommu/core/iommu/amd/spec/registers';
 export { DTE } from '@viommu/core/iommu/amd/spec/dte';
 export { CMD, CMD_INVALIDATE_PAGES } from '@viommu/core/iommu/amd/spec/commands';

@@ -4,7 +4,7 @@ import { Flat, bothStages } from './memory.mjs';
 
 const core = await loadCore(`
 export { SmmuV3 } from '@viommu/core/iommu/arm-smmu-v3/hardware/smmu';
-export { smmuV3Config } from '@viommu/core/iommu/arm-smmu-v3/hardware/config';
+export { smmuV3Config } from '@viommu/core/iommu/arm-smmu-v3/hardware/registers/config';
 export { OFFSET } from '@viommu/core/iommu/arm-smmu-v3/spec/registers';
 export { STE } from '@viommu/core/iommu/arm-smmu-v3/spec/ste';
 export { CD } from '@viommu/core/iommu/arm-smmu-v3/spec/cd';

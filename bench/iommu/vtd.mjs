@@ -4,7 +4,7 @@ import { Flat, bothStages } from './memory.mjs';
 
 const core = await loadCore(`
 export { IntelIommu } from '@viommu/core/iommu/intel/hardware/intel-iommu';
-export { intelConfig } from '@viommu/core/iommu/intel/hardware/config';
+export { intelConfig } from '@viommu/core/iommu/intel/hardware/registers/config';
 export { OFFSET, GCMD, TTM } from '@viommu/core/iommu/intel/spec/registers';
 export { SM_ROOT_ENTRY, SM_CONTEXT_ENTRY } from '@viommu/core/iommu/intel/spec/context';
 export { PASID_DIR_ENTRY, PASID_ENTRY, PGTT } from '@viommu/core/iommu/intel/spec/pasid';

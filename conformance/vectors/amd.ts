@@ -2,7 +2,7 @@
 // and memory, and compares where the write landed and which events came.
 
 import { AmdIommu } from '@viommu/core/iommu/amd/hardware/amd-iommu';
-import { amdIommuConfigFromEfr } from '@viommu/core/iommu/amd/hardware/config';
+import { amdIommuConfigFromEfr } from '@viommu/core/iommu/amd/hardware/registers/config';
 import { CONTROL, OFFSET } from '@viommu/core/iommu/amd/spec/registers';
 import { classify, type Seen } from './amd-differences.ts';
 import type { AmdLine } from './amd-reference.ts';

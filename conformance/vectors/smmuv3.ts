@@ -1,7 +1,7 @@
 // Runs one recorded DMA write on the SMMUv3 model: programs it as the recorder programmed QEMU's, with the line's STE
 // and memory, and compares where the write landed and which events came.
 
-import { smmuV3ConfigFromIdr } from '@viommu/core/iommu/arm-smmu-v3/hardware/config';
+import { smmuV3ConfigFromIdr } from '@viommu/core/iommu/arm-smmu-v3/hardware/registers/config';
 import { SmmuV3 } from '@viommu/core/iommu/arm-smmu-v3/hardware/smmu';
 import { OFFSET } from '@viommu/core/iommu/arm-smmu-v3/spec/registers';
 import { RecordedMemory } from './memory.ts';

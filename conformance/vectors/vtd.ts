@@ -1,7 +1,10 @@
 // Runs one recorded DMA write on the VT-d model: programs it as the recorder programmed QEMU's, with the line's root
 // table and memory, and compares where the write landed and what the fault recording register says.
 
-import { type IntelConfig, intelConfigFromRegisters } from '@viommu/core/iommu/intel/hardware/config';
+import {
+  type IntelConfig,
+  intelConfigFromRegisters,
+} from '@viommu/core/iommu/intel/hardware/registers/config';
 import { IntelIommu } from '@viommu/core/iommu/intel/hardware/intel-iommu';
 import { OFFSET } from '@viommu/core/iommu/intel/spec/registers';
 import { RecordedMemory, toHex } from './memory.ts';

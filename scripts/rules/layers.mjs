@@ -20,7 +20,7 @@ export const LAYERS = [
 /** All that iommufd knows of IOMMUs. */
 const DRIVER_INTERFACE = ['driver.ts', 'group.ts', 'iopf.ts', 'user-data.ts'];
 /** What vendors share, in folders of iommu: the hardware's, and the drivers'. */
-const SHARED = { hardware: ['requests'], drivers: ['drivers'] };
+const SHARED = { hardware: ['caches', 'requests'], drivers: ['drivers'] };
 /** The parts of an IOMMU that are neither registers nor silicon. */
 const DRIVER_PARTS = ['driver', 'viommu', 'cmdqv'];
 const TEST_LIBRARIES = ['vitest', 'fast-check'];
@@ -115,7 +115,7 @@ function ruleProblem(from, to) {
   const vendor = vendorOf(fromPath);
   const other = toLayer === 'iommu' ? vendorOf(toPath) : null;
   if (other !== null && other !== vendor) {
-    const shared = Object.values(SHARED).flat().join(' and ');
+    const shared = Object.values(SHARED).flat().join(', ');
     return `iommu/${fromPath[0]} may not import iommu/${other}; what vendors share stands in iommu itself, in ${shared}`;
   }
   if (vendor !== null && fromPath[1] === 'spec') return specProblem(toLayer, toPath);

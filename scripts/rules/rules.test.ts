@@ -6,6 +6,8 @@ import { importsOf, lineAt, maskSource } from './source.mjs';
 import { checkFile, checkTree, unnamedRooms } from './tree.mjs';
 
 const CORE = 'packages/core/src';
+/** A file of hardware. */
+const WALK = `${CORE}/iommu/amd/hardware/translation/walk.ts`;
 
 interface Problem {
   file: string;
@@ -68,12 +70,13 @@ describe('the import rule', () => {
     [`${CORE}/iommufd/ioas/ioas.ts`, '../../iommu/driver.ts'],
     [`${CORE}/iommufd/ioas/ioas.ts`, '../../trace/trace.ts'],
     [`${CORE}/iommufd/selftest/device.ts`, '../../iommu/mock/device.ts'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../cache.ts'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../requests/dma-port.ts'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../spec/dte.ts'],
+    [WALK, '../../../caches/cache.ts'],
+    [WALK, '../../../requests/dma-port.ts'],
+    [WALK, '../../spec/dte.ts'],
     [`${CORE}/iommu/amd/driver/init.ts`, '../../driver.ts'],
     [`${CORE}/iommu/amd/driver/init.ts`, '../../drivers/mmio.ts'],
     [`${CORE}/iommu/drivers/mmio.ts`, '../driver.ts'],
+    [`${CORE}/iommu/requests/dma-port.ts`, '../caches/cache-atc.ts'],
     [`${CORE}/machine/kernel.ts`, '../iommufd/selftest/command.ts'],
     [`${CORE}/base/struct.test.ts`, '../machine/kernel.ts'],
     [`${CORE}/base/struct.test.ts`, 'fast-check'],
@@ -93,8 +96,13 @@ describe('the import rule', () => {
     [`${CORE}/base/u64.ts`, '../abi/errno.ts', 'base may not import abi'],
     [`${CORE}/base/u64.ts`, '../trace/trace.ts', 'base may not import trace'],
     [`${CORE}/iommu/driver.ts`, '../iommufd/hwpt/hwpt.ts', 'iommu may not import iommufd'],
-    [`${CORE}/iommu/cache.ts`, './amd/hardware/walk.ts', 'may not import iommu/amd'],
-    [`${CORE}/iommu/drivers/mmio.ts`, '../amd/hardware/walk.ts', 'iommu/drivers may not import iommu/amd'],
+    [`${CORE}/iommu/caches/cache.ts`, '../amd/hardware/translation/walk.ts', 'may not import iommu/amd'],
+    [
+      `${CORE}/iommu/drivers/mmio.ts`,
+      '../amd/hardware/translation/walk.ts',
+      'iommu/drivers may not import iommu/amd',
+    ],
+    [`${CORE}/iommu/caches/cache.ts`, '../drivers/mmio.ts', 'sees registers, memory and requests'],
     [`${CORE}/iommu/requests/dma-port.ts`, '../driver.ts', 'sees registers, memory and requests'],
     [`${CORE}/iommu/requests/dma-port.ts`, '../drivers/mmio.ts', 'sees registers, memory and requests'],
     [
@@ -102,19 +110,19 @@ describe('the import rule', () => {
       '../../intel/spec/context.ts',
       'iommu/amd may not import iommu/intel',
     ],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../driver/init.ts', 'sees registers, memory and requests'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../viommu.ts', 'sees registers, memory and requests'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../driver.ts', 'sees registers, memory and requests'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../drivers/mmio.ts', 'sees registers, memory and requests'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../../abi/errno.ts', 'silicon knows no ioctl'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, '../../../iommufd/hwpt/hwpt.ts', 'iommu may not import iommufd'],
-    [`${CORE}/iommu/amd/spec/dte.ts`, '../hardware/walk.ts', 'needs nothing but base'],
+    [WALK, '../../driver/init.ts', 'sees registers, memory and requests'],
+    [WALK, '../../viommu.ts', 'sees registers, memory and requests'],
+    [WALK, '../../../driver.ts', 'sees registers, memory and requests'],
+    [WALK, '../../../drivers/mmio.ts', 'sees registers, memory and requests'],
+    [WALK, '../../../../abi/errno.ts', 'silicon knows no ioctl'],
+    [WALK, '../../../../iommufd/hwpt/hwpt.ts', 'iommu may not import iommufd'],
+    [`${CORE}/iommu/amd/spec/dte.ts`, '../hardware/translation/walk.ts', 'needs nothing but base'],
     [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../iommu/amd/viommu.ts', 'of IOMMUs it knows iommu/driver.ts'],
-    [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../iommu/cache.ts', 'of IOMMUs it knows iommu/driver.ts'],
+    [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../iommu/caches/cache.ts', 'of IOMMUs it knows iommu/driver.ts'],
     [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../iommu/drivers/ids.ts', 'of IOMMUs it knows iommu/driver.ts'],
     [`${CORE}/iommufd/hwpt/hwpt.ts`, '../selftest/device.ts', 'machine hands it in'],
     [`${CORE}/iommufd/selftest/device.ts`, '../../iommu/amd/viommu.ts', 'of IOMMUs it knows'],
-    [`${CORE}/iommu/amd/hardware/walk.ts`, './testing/rig.ts', 'is for tests'],
+    [WALK, '../testing/rig.ts', 'is for tests'],
     ['packages/host/src/a.ts', './testing/harness.ts', 'is for tests'],
     [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../machine/kernel.ts', 'machine, which stands above it'],
     [`${CORE}/iommufd/hwpt/hwpt.ts`, '../../objects/id.ts', 'is not in LAYERS'],

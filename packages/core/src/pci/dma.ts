@@ -1,4 +1,4 @@
-import { Atc, type AtcInvalidation } from '../iommu/cache-atc.ts';
+import { Atc, type AtcInvalidation } from '../iommu/caches/cache-atc.ts';
 import { AtsRequester } from '../iommu/requests/ats-requester.ts';
 import type {
   DmaEndpoint,

@@ -3,7 +3,7 @@ import { failed } from '../../base/result.ts';
 import { EIO } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { AmdIommuDriver } from './driver/driver.ts';
-import { amdIommuConfig } from './hardware/config.ts';
+import { amdIommuConfig } from './hardware/registers/config.ts';
 import { AmdIommu } from './hardware/amd-iommu.ts';
 import { AmdUnit } from './platform.ts';
 import { Rig, type RigOptions } from './testing/rig.ts';

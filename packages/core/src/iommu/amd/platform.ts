@@ -1,7 +1,7 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EIO } from '../../abi/errno.ts';
 import { AtsRequester } from '../requests/ats-requester.ts';
-import { Atc, type AtcInvalidation } from '../cache-atc.ts';
+import { Atc, type AtcInvalidation } from '../caches/cache-atc.ts';
 import type { Doorbell } from '../../memory/doorbells.ts';
 import type { Kernel } from '../driver.ts';
 import type { DmaEndpoint, PageResponseMessage } from '../requests/dma-port.ts';
@@ -9,7 +9,7 @@ import type { AmdIommuDriver } from './driver/driver.ts';
 import { AmdIommuDevice, type AmdDeviceOptions, type AmdPciFunction } from './driver/device.ts';
 import type { Ivhd, IvhdOptions } from './driver/ivhd.ts';
 import { AmdIommu } from './hardware/amd-iommu.ts';
-import type { AmdIommuConfig } from './hardware/config.ts';
+import type { AmdIommuConfig } from './hardware/registers/config.ts';
 import type { HardwareViommu } from './hardware/viommu/viommu.ts';
 import { type AmdPort, amdPort } from './port.ts';
 import type { ViommuResources } from './viommu/resources.ts';

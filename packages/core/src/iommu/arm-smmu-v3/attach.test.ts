@@ -11,7 +11,7 @@ import { SimulatedMemory } from '../../memory/simulated-process.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { IommuGroup } from '../group.ts';
 import { ArmSmmuDriver } from './driver/driver.ts';
-import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
+import { smmuV3Config, type ConfigOverrides } from './hardware/registers/config.ts';
 import { SmmuFunction, SmmuUnit } from './platform.ts';
 import { ATS, PROT, readText, Rig } from './testing/rig.ts';
 import { bytesOf } from '../../base/testing/ascii.ts';

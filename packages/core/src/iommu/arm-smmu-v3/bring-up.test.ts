@@ -3,7 +3,7 @@ import { failed } from '../../base/result.ts';
 import { ENXIO } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { ArmSmmuDriver } from './driver/driver.ts';
-import { smmuV3Config, type ConfigOverrides } from './hardware/config.ts';
+import { smmuV3Config, type ConfigOverrides } from './hardware/registers/config.ts';
 import { SmmuUnit } from './platform.ts';
 
 const SMALL = { CMDQS: 8, EVENTQS: 8, PRIQS: 8 } as const;

@@ -8,7 +8,7 @@ import {
 import { Kernel } from '../../machine/kernel.ts';
 import { IOMMU_READ } from '../driver.ts';
 import type { Platform } from './driver/features.ts';
-import type { ConfigOverrides } from './hardware/config.ts';
+import type { ConfigOverrides } from './hardware/registers/config.ts';
 import { PRG_RESPONSE } from './spec/queues.ts';
 import { ATS, PROT, readText, Rig } from './testing/rig.ts';
 

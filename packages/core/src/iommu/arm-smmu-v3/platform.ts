@@ -2,14 +2,14 @@ import { fail, failed, type Result } from '../../base/result.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import { EAGAIN, EIO } from '../../abi/errno.ts';
 import { AtsRequester } from '../requests/ats-requester.ts';
-import { Atc, type AtcInvalidation } from '../cache-atc.ts';
+import { Atc, type AtcInvalidation } from '../caches/cache-atc.ts';
 import type { ArmSmmuDriver } from './driver/driver.ts';
 import { ArmSmmuMaster, type MasterOptions, type SmmuAts, type PciFunction } from './driver/master.ts';
 import type { ArmSmmu, ArmSmmuOptions } from './driver/smmu.ts';
 import type { SmmuImplementation } from './driver/implementation.ts';
-import type { SmmuV3Config } from './hardware/config.ts';
+import type { SmmuV3Config } from './hardware/registers/config.ts';
 import type { Endpoint } from './hardware/endpoint.ts';
-import type { PageResponse } from './hardware/pri-queue.ts';
+import type { PageResponse } from './hardware/queues/pri-queue.ts';
 import { SmmuV3, type AccessResult } from './hardware/smmu.ts';
 import { type SmmuPort, smmuPort } from './port.ts';
 

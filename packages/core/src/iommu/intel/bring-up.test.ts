@@ -3,7 +3,7 @@ import { failed } from '../../base/result.ts';
 import { ENXIO } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import { IntelIommuDriver } from './driver/driver.ts';
-import { intelConfig, type ConfigOverrides } from './hardware/config.ts';
+import { intelConfig, type ConfigOverrides } from './hardware/registers/config.ts';
 import { IntelUnit } from './platform.ts';
 
 /** Registers written and descriptors consumed, in order. */

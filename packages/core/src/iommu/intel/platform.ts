@@ -2,7 +2,7 @@ import { failed, type Result } from '../../base/result.ts';
 import { IntelDevice, type IntelFunctionOptions } from './driver/device.ts';
 import type { DmarOptions, DmarUnit } from './driver/dmar-unit.ts';
 import type { IntelIommuDriver } from './driver/driver.ts';
-import type { IntelConfig } from './hardware/config.ts';
+import type { IntelConfig } from './hardware/registers/config.ts';
 import { IntelIommu } from './hardware/intel-iommu.ts';
 import { type IntelPort, intelPort } from './port.ts';
 

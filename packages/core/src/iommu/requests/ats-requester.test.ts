@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { AtsRequester } from './ats-requester.ts';
-import { Atc } from '../cache-atc.ts';
+import { Atc } from '../caches/cache-atc.ts';
 import type { DmaResult, MemoryRequest, TranslationCompletion, TranslationEntry } from './dma-port.ts';
 
 /** Answers with the entries that it was given, by page, and notes what it was asked. */

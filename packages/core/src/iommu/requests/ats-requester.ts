@@ -1,7 +1,7 @@
 // How a function uses ATS: its accesses take the translations that it was given, and ask for those that it lacks.
 
 import { big, exact, hi32, lo32 } from '../../base/u64.ts';
-import { Atc, type AtcEntry, type AtcInvalidation } from '../cache-atc.ts';
+import { Atc, type AtcEntry, type AtcInvalidation } from '../caches/cache-atc.ts';
 import type {
   DmaPort,
   DmaResult,

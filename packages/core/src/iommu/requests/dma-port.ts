@@ -1,7 +1,7 @@
 // Where a function's requests enter the system, in the words of PCI Express and of no vendor: what the IOMMU that a
 // function is behind offers to it.
 
-import type { AtcEntry, AtcInvalidation } from '../cache-atc.ts';
+import type { AtcEntry, AtcInvalidation } from '../caches/cache-atc.ts';
 
 /** An address of a function's own, and whose it is. */
 export interface DmaAddress {

@@ -1,5 +1,5 @@
 import { hex, hi32, lo32 } from '../../base/u64.ts';
-import type { AtcInvalidation } from '../cache-atc.ts';
+import type { AtcInvalidation } from '../caches/cache-atc.ts';
 import type {
   DmaAbort,
   DmaAddress,

@@ -1,5 +1,5 @@
 import { AtsRequester } from '../requests/ats-requester.ts';
-import { Atc, type AtcInvalidation } from '../cache-atc.ts';
+import { Atc, type AtcInvalidation } from '../caches/cache-atc.ts';
 import type { MemoryRequest, TranslationRequest } from '../requests/dma-port.ts';
 import {
   type HardwareWay,

@@ -1,6 +1,6 @@
 import { failed } from '../../base/result.ts';
 import { AmdIommuDriver } from '../../iommu/amd/driver/driver.ts';
-import { amdIommuConfig, type AmdIommuConfig } from '../../iommu/amd/hardware/config.ts';
+import { amdIommuConfig, type AmdIommuConfig } from '../../iommu/amd/hardware/registers/config.ts';
 import { AmdFunction, AmdUnit } from '../../iommu/amd/platform.ts';
 import type { Kernel } from '../../iommu/driver.ts';
 import type { TrialUapi } from '../../iommufd/trial-uapi.ts';

@@ -1,7 +1,7 @@
 import { failed } from '../../base/result.ts';
 import { cmdqv } from '../../iommu/arm-smmu-v3/cmdqv/platform.ts';
 import { ArmSmmuDriver } from '../../iommu/arm-smmu-v3/driver/driver.ts';
-import { smmuV3Config } from '../../iommu/arm-smmu-v3/hardware/config.ts';
+import { smmuV3Config } from '../../iommu/arm-smmu-v3/hardware/registers/config.ts';
 import { SmmuFunction, SmmuUnit } from '../../iommu/arm-smmu-v3/platform.ts';
 import type { Kernel } from '../../iommu/driver.ts';
 import { MessageDoorbell } from '../../pci/message-doorbell.ts';

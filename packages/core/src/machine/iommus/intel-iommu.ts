@@ -1,7 +1,7 @@
 import { failed } from '../../base/result.ts';
 import type { Kernel } from '../../iommu/driver.ts';
 import { IntelIommuDriver } from '../../iommu/intel/driver/driver.ts';
-import { intelConfig, type IntelConfig } from '../../iommu/intel/hardware/config.ts';
+import { intelConfig, type IntelConfig } from '../../iommu/intel/hardware/registers/config.ts';
 import { IntelUnit } from '../../iommu/intel/platform.ts';
 import type { IommuSettings, Vendor, VendorDriver } from './vendor.ts';
 

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../base/result.ts';
 import * as amd from '../../abi/amd-viommu.ts';
 import { AmdIommuDriver } from '../../iommu/amd/driver/driver.ts';
-import { amdIommuConfig } from '../../iommu/amd/hardware/config.ts';
+import { amdIommuConfig } from '../../iommu/amd/hardware/registers/config.ts';
 import { AmdFunction, AmdUnit } from '../../iommu/amd/platform.ts';
 import { HwViommu } from '../../iommu/amd/viommu/hw-viommu.ts';
 import type { Viommu } from '../../iommufd/viommu/viommu.ts';

@@ -1,6 +1,6 @@
 import { nameOf, readField } from '../../base/bit-fields.ts';
-import type { FaultLog } from '../../iommu/intel/hardware/fault-log.ts';
-import type { RegisterFile } from '../../iommu/intel/hardware/registers.ts';
+import type { FaultLog } from '../../iommu/intel/hardware/queues/fault-log.ts';
+import type { RegisterFile } from '../../iommu/intel/hardware/registers/registers.ts';
 import { DESC, INV_WAIT_DSC } from '../../iommu/intel/spec/invalidation.ts';
 import { GSTS, IQA, IQEI, IQT, OFFSET, type Iqei } from '../../iommu/intel/spec/registers.ts';
 import type { PhysicalMemory } from '../../memory/physical.ts';

@@ -2,7 +2,7 @@ import { readField, writeField, type Field } from '../../base/bit-fields.ts';
 import { big, exact, U64_MAX } from '../../base/u64.ts';
 import { IOMMU_HWPT_INVALIDATE_DATA_VTD_S1 } from '../../abi/iommufd.ts';
 import { IOMMU_VTD_INV_FLAGS_LEAF, iommu_hwpt_vtd_s1_invalidate } from '../../abi/iommufd-data.ts';
-import type { RegisterFile } from '../../iommu/intel/hardware/registers.ts';
+import type { RegisterFile } from '../../iommu/intel/hardware/registers/registers.ts';
 import {
   DESC,
   IOTLB_INV_DSC,

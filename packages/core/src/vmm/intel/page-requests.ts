@@ -1,7 +1,7 @@
 import { readField } from '../../base/bit-fields.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import * as abi from '../../abi/iommufd.ts';
-import type { PageRequestQueue } from '../../iommu/intel/hardware/page-request-queue.ts';
+import type { PageRequestQueue } from '../../iommu/intel/hardware/queues/page-request-queue.ts';
 import { PAGE_GRP_RESP_DSC, RESPONSE_CODE } from '../../iommu/intel/spec/invalidation.ts';
 import type { PageFaultGroup, PageFaultQueue } from '../page-fault-queue.ts';
 import type { Requester, Requesters } from './requesters.ts';

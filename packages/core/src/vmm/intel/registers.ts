@@ -1,6 +1,6 @@
 import { type Field, readField } from '../../base/bit-fields.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
-import { intelConfig, type IntelConfig } from '../../iommu/intel/hardware/config.ts';
+import { intelConfig, type IntelConfig } from '../../iommu/intel/hardware/registers/config.ts';
 import { CAP, ECAP, SAGAW, SSLPS } from '../../iommu/intel/spec/registers.ts';
 
 // What the guest's VT-d says that it has: scalable mode with first stages as far as the physical one has them, and legacy

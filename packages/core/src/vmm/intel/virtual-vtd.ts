@@ -3,11 +3,15 @@ import { fail, failed, type Result } from '../../base/result.ts';
 import { EINVAL, ENODEV } from '../../abi/errno.ts';
 import * as abi from '../../abi/iommufd.ts';
 import { iommu_hw_info_vtd } from '../../abi/iommufd-data.ts';
-import { intelFeatures, type IntelConfig, type IntelFeatures } from '../../iommu/intel/hardware/config.ts';
-import { FaultLog } from '../../iommu/intel/hardware/fault-log.ts';
-import { Interrupts } from '../../iommu/intel/hardware/interrupts.ts';
-import { PageRequestQueue } from '../../iommu/intel/hardware/page-request-queue.ts';
-import { RegisterFile, type RegisterChange } from '../../iommu/intel/hardware/registers.ts';
+import {
+  intelFeatures,
+  type IntelConfig,
+  type IntelFeatures,
+} from '../../iommu/intel/hardware/registers/config.ts';
+import { FaultLog } from '../../iommu/intel/hardware/queues/fault-log.ts';
+import { Interrupts } from '../../iommu/intel/hardware/registers/interrupts.ts';
+import { PageRequestQueue } from '../../iommu/intel/hardware/queues/page-request-queue.ts';
+import { RegisterFile, type RegisterChange } from '../../iommu/intel/hardware/registers/registers.ts';
 import type { EventInterrupt } from '../../iommu/intel/hardware/transaction.ts';
 import { DESC } from '../../iommu/intel/spec/invalidation.ts';
 import { GSTS, ICS, IQEI, OFFSET, RTADDR, TTM, type Iqei } from '../../iommu/intel/spec/registers.ts';

@@ -1,7 +1,7 @@
 import { nameOf } from '../../base/bit-fields.ts';
-import { queuePlace, type QueuePlace } from '../../iommu/arm-smmu-v3/hardware/queue-place.ts';
-import type { Interrupts } from '../../iommu/arm-smmu-v3/hardware/interrupts.ts';
-import type { RegisterFile } from '../../iommu/arm-smmu-v3/hardware/registers.ts';
+import { queuePlace, type QueuePlace } from '../../iommu/arm-smmu-v3/hardware/queues/queue-place.ts';
+import type { Interrupts } from '../../iommu/arm-smmu-v3/hardware/registers/interrupts.ts';
+import type { RegisterFile } from '../../iommu/arm-smmu-v3/hardware/registers/registers.ts';
 import { CMD, CMD_BYTES, CMD_WORDS } from '../../iommu/arm-smmu-v3/spec/commands.ts';
 import {
   queueCount,

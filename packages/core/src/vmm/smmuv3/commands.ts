@@ -1,6 +1,6 @@
 import { readField } from '../../base/bit-fields.ts';
-import type { SmmuV3Features } from '../../iommu/arm-smmu-v3/hardware/config.ts';
-import type { Interrupts } from '../../iommu/arm-smmu-v3/hardware/interrupts.ts';
+import type { SmmuV3Features } from '../../iommu/arm-smmu-v3/hardware/registers/config.ts';
+import type { Interrupts } from '../../iommu/arm-smmu-v3/hardware/registers/interrupts.ts';
 import {
   CFGI_ALL,
   CMD,

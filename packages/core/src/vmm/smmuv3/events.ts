@@ -3,7 +3,7 @@ import { failed } from '../../base/result.ts';
 import { hi32, lo32 } from '../../base/u64.ts';
 import { IOMMU_VEVENTQ_FLAG_LOST_EVENTS, iommufd_vevent_header } from '../../abi/iommufd.ts';
 import { iommu_vevent_arm_smmuv3 } from '../../abi/iommufd-data.ts';
-import type { EventQueue } from '../../iommu/arm-smmu-v3/hardware/event-queue.ts';
+import type { EventQueue } from '../../iommu/arm-smmu-v3/hardware/queues/event-queue.ts';
 import type { EventType } from '../../iommu/arm-smmu-v3/hardware/transaction.ts';
 import { EVENT_RECORD, EVENT_WORDS } from '../../iommu/arm-smmu-v3/spec/events.ts';
 import type { Program } from '../program.ts';

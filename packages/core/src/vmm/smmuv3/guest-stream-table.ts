@@ -1,8 +1,8 @@
 import { readAddress, readField } from '../../base/bit-fields.ts';
 import { u64 } from '../../base/u64.ts';
-import type { SmmuV3Features } from '../../iommu/arm-smmu-v3/hardware/config.ts';
-import type { RegisterFile } from '../../iommu/arm-smmu-v3/hardware/registers.ts';
-import { locateSte } from '../../iommu/arm-smmu-v3/hardware/stream-table.ts';
+import type { SmmuV3Features } from '../../iommu/arm-smmu-v3/hardware/registers/config.ts';
+import type { RegisterFile } from '../../iommu/arm-smmu-v3/hardware/registers/registers.ts';
+import { locateSte } from '../../iommu/arm-smmu-v3/hardware/configuration/stream-table.ts';
 import { CR0, GBPA, OFFSET, STRTAB_BASE_CFG } from '../../iommu/arm-smmu-v3/spec/registers.ts';
 import { L1STD, STE, STE_CONFIG } from '../../iommu/arm-smmu-v3/spec/ste.ts';
 import type { PhysicalMemory } from '../../memory/physical.ts';

@@ -1,5 +1,5 @@
 import { encode, type Field, readField } from '../../base/bit-fields.ts';
-import { smmuV3Config, type SmmuV3Config } from '../../iommu/arm-smmu-v3/hardware/config.ts';
+import { smmuV3Config, type SmmuV3Config } from '../../iommu/arm-smmu-v3/hardware/registers/config.ts';
 import { IDR0, IDR1, IDR3, IDR5, ST_LEVEL } from '../../iommu/arm-smmu-v3/spec/registers.ts';
 
 // What the guest's SMMU says that it has: no more than the physical ones, of which it is a part.

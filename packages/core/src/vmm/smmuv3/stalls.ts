@@ -1,7 +1,7 @@
 import { hi32, lo32 } from '../../base/u64.ts';
 import * as abi from '../../abi/iommufd.ts';
-import type { EventQueue } from '../../iommu/arm-smmu-v3/hardware/event-queue.ts';
-import { translationEvent } from '../../iommu/arm-smmu-v3/hardware/events.ts';
+import type { EventQueue } from '../../iommu/arm-smmu-v3/hardware/queues/event-queue.ts';
+import { translationEvent } from '../../iommu/arm-smmu-v3/hardware/queues/events.ts';
 import { CLASS, EVENT } from '../../iommu/arm-smmu-v3/spec/events.ts';
 import type { PageFaultGroup, PageFaultQueue } from '../page-fault-queue.ts';
 import type { Stream, Streams } from './streams.ts';

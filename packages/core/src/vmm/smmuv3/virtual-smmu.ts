@@ -1,9 +1,9 @@
 import { fail, failed, type Result } from '../../base/result.ts';
 import { EINVAL } from '../../abi/errno.ts';
-import { smmuV3Features, type SmmuV3Config } from '../../iommu/arm-smmu-v3/hardware/config.ts';
-import { EventQueue } from '../../iommu/arm-smmu-v3/hardware/event-queue.ts';
-import { Interrupts, type Msi } from '../../iommu/arm-smmu-v3/hardware/interrupts.ts';
-import { RegisterFile, type RegisterChange } from '../../iommu/arm-smmu-v3/hardware/registers.ts';
+import { smmuV3Features, type SmmuV3Config } from '../../iommu/arm-smmu-v3/hardware/registers/config.ts';
+import { EventQueue } from '../../iommu/arm-smmu-v3/hardware/queues/event-queue.ts';
+import { Interrupts, type Msi } from '../../iommu/arm-smmu-v3/hardware/registers/interrupts.ts';
+import { RegisterFile, type RegisterChange } from '../../iommu/arm-smmu-v3/hardware/registers/registers.ts';
 import type { Interrupt } from '../../iommu/arm-smmu-v3/hardware/transaction.ts';
 import { OFFSET, STALL_MODEL } from '../../iommu/arm-smmu-v3/spec/registers.ts';
 import type { Trace } from '../../trace/trace.ts';

@@ -4,7 +4,7 @@
 import { describe, expect, it } from 'vitest';
 import { hi32, lo32 } from '../../../base/u64.ts';
 import { Rig, pte } from './testing/rig.ts';
-import type { PageResponse } from './ppr-log.ts';
+import type { PageResponse } from './queues/ppr-log.ts';
 import type { InterruptSource } from './transaction.ts';
 
 const DEVICE = 0x00a1;

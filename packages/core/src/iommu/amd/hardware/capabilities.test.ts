@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { Capabilities, table } from '../../testing/capabilities.ts';
 import { CAP_HEADER, EFR, EFR2, MISC_INFO0 } from '../spec/features.ts';
-import { type ConfigOverrides, amdIommuConfig } from './config.ts';
+import { type ConfigOverrides, amdIommuConfig } from './registers/config.ts';
 
 /** What the model does for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {

@@ -1,7 +1,7 @@
 // What an IOMMU knows of the PCIe functions behind it that use ATS and PRI: where its outgoing messages go.
 
-import type { AtcInvalidation } from '../../cache-atc.ts';
-import type { PageResponse } from './ppr-log.ts';
+import type { AtcInvalidation } from '../../caches/cache-atc.ts';
+import type { PageResponse } from './queues/ppr-log.ts';
 
 export interface Endpoint {
   /** An ATS Invalidate Request. False: no completion comes (§2.5.8). */

@@ -6,11 +6,11 @@ import type { PhysicalMemory } from '../../../memory/physical.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { INT_CTL, INT_TYPE, IRTE, IRTE_GA } from '../spec/dte.ts';
 import { CONTROL, OFFSET } from '../spec/registers.ts';
-import type { Admission } from './admission.ts';
-import type { CachedDevice, DeviceTable } from './device-table.ts';
-import type { Request } from './events.ts';
-import type { Faults } from './faults.ts';
-import type { RegisterFile } from './registers.ts';
+import type { Admission } from './configuration/admission.ts';
+import type { CachedDevice, DeviceTable } from './configuration/device-table.ts';
+import type { Request } from './queues/events.ts';
+import type { Faults } from './queues/faults.ts';
+import type { RegisterFile } from './registers/registers.ts';
 import type { Aborted, Msi } from './transaction.ts';
 
 /** A device's MSI: a 32-bit write to the interrupt range. */

@@ -8,7 +8,7 @@ import { AmdIommuDriver, type AmdDriverOptions } from '../driver/driver.ts';
 import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import { readDte } from '../driver/configuration/dte.ts';
 import type { SegmentOptions } from '../driver/configuration/segment.ts';
-import { amdIommuConfig, type ConfigOverrides } from '../hardware/config.ts';
+import { amdIommuConfig, type ConfigOverrides } from '../hardware/registers/config.ts';
 import { AmdFunction, AmdUnit, type FunctionOptions } from '../platform.ts';
 import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { CMD } from '../spec/commands.ts';
 import { OFFSET } from '../spec/registers.ts';
 import { STE_CONFIG } from '../spec/ste.ts';
-import type { ConfigOverrides } from './config.ts';
+import type { ConfigOverrides } from './registers/config.ts';
 import { type Register, AT, Rig, SID, VA, command } from './rules/rig.ts';
 
 const DATA = BigInt(AT.data);

@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { Capabilities, table } from '../../testing/capabilities.ts';
 import { AIDR, IDR0, IDR1, IDR3, IDR5, IIDR } from '../spec/registers.ts';
-import { type ConfigOverrides, smmuV3Config } from './config.ts';
+import { type ConfigOverrides, smmuV3Config } from './registers/config.ts';
 
 /** What the model does for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {

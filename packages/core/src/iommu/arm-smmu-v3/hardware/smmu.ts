@@ -9,13 +9,19 @@ import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
 import { EVENT } from '../spec/events.ts';
 import { CR0, CR2, GBPA, OFFSET, STRTAB_BASE_CFG } from '../spec/registers.ts';
-import { ADDRESS_SIZE, Ats, type AtsCompletion, type AtsRequest, bypassAttributes } from './ats.ts';
-import { CommandQueue } from './command-queue.ts';
-import { Commands } from './commands.ts';
-import { type SmmuV3Config, type SmmuV3Features, smmuV3Features } from './config.ts';
-import { type CachedStream, ConfigTable, aborts } from './config-table.ts';
+import {
+  ADDRESS_SIZE,
+  Ats,
+  type AtsCompletion,
+  type AtsRequest,
+  bypassAttributes,
+} from './translation/ats.ts';
+import { CommandQueue } from './queues/command-queue.ts';
+import { Commands } from './queues/commands.ts';
+import { type SmmuV3Config, type SmmuV3Features, smmuV3Features } from './registers/config.ts';
+import { type CachedStream, ConfigTable, aborts } from './configuration/config-table.ts';
 import type { Endpoint } from './endpoint.ts';
-import { EventQueue } from './event-queue.ts';
+import { EventQueue } from './queues/event-queue.ts';
 import {
   type AccessAttributes,
   type PageHint,
@@ -23,13 +29,18 @@ import {
   pageHintEvent,
   translationEvent,
   unsupportedEvent,
-} from './events.ts';
-import { Interrupts, type Msi } from './interrupts.ts';
-import { Iotlb } from './iotlb.ts';
-import { PriQueue, type PageRequest, type PageResponse } from './pri-queue.ts';
-import { type RegisterChange, RegisterFile } from './registers.ts';
-import { Stalls } from './stalls.ts';
-import { type StreamConfig, effectiveInstruction, effectivePrivilege, isIllegal } from './stream-config.ts';
+} from './queues/events.ts';
+import { Interrupts, type Msi } from './registers/interrupts.ts';
+import { Iotlb } from './translation/iotlb.ts';
+import { PriQueue, type PageRequest, type PageResponse } from './queues/pri-queue.ts';
+import { type RegisterChange, RegisterFile } from './registers/registers.ts';
+import { Stalls } from './queues/stalls.ts';
+import {
+  type StreamConfig,
+  effectiveInstruction,
+  effectivePrivilege,
+  isIllegal,
+} from './configuration/stream-config.ts';
 import type {
   EventRecord,
   Interrupt,
@@ -38,8 +49,8 @@ import type {
   Terminated,
   Transaction,
 } from './transaction.ts';
-import type { Context, TranslationFault } from './context.ts';
-import { Translator } from './translator.ts';
+import type { Context, TranslationFault } from './configuration/context.ts';
+import { Translator } from './translation/translator.ts';
 
 export interface SmmuV3Options {
   readonly memory: PhysicalMemory;

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { Trace, type TraceEvent } from '../../../trace/trace.ts';
 import { OFFSET } from '../spec/registers.ts';
 import { STE_CONFIG } from '../spec/ste.ts';
-import { smmuV3Config } from './config.ts';
+import { smmuV3Config } from './registers/config.ts';
 import { SmmuV3 } from './smmu.ts';
 import { AT, Rig, SID, VA, command } from './rules/rig.ts';
 

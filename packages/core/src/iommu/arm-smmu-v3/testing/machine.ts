@@ -6,7 +6,7 @@ import type { Task } from '../../../memory/process.ts';
 import type { Device, Kernel } from '../../driver.ts';
 import { IommuGroup } from '../../group.ts';
 import { ArmSmmuDriver, type ArmSmmuDriverOptions } from '../driver/driver.ts';
-import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
+import { smmuV3Config, type ConfigOverrides } from '../hardware/registers/config.ts';
 import { SmmuFunction, SmmuUnit, type FunctionOptions, type SmmuUnitOptions } from '../platform.ts';
 import { guestSte, writeGuestCd } from './guest.ts';
 import { TestProgram } from './program.ts';

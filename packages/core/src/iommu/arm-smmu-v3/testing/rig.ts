@@ -5,7 +5,7 @@ import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Kernel, type PagingDomain } 
 import { IommuGroup } from '../../group.ts';
 import { ArmSmmuDriver } from '../driver/driver.ts';
 import type { Platform } from '../driver/features.ts';
-import { smmuV3Config, type ConfigOverrides } from '../hardware/config.ts';
+import { smmuV3Config, type ConfigOverrides } from '../hardware/registers/config.ts';
 import { SmmuFunction, SmmuUnit, type FunctionOptions } from '../platform.ts';
 import { bytesOf, textOf } from '../../../base/testing/ascii.ts';
 

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { GSTS, OFFSET } from '../spec/registers.ts';
 import { PGTT } from '../spec/pasid.ts';
-import type { ConfigOverrides } from './config.ts';
+import type { ConfigOverrides } from './registers/config.ts';
 import { AT, DATA, type Register, Rig, VA, descriptor } from './rules/rig.ts';
 
 const TE = 0x8000_0000;

@@ -3,7 +3,7 @@
 import { hi32, lo32 } from '../../../base/u64.ts';
 import { Capabilities } from '../../testing/capabilities.ts';
 import { CAP, ECAP, VER } from '../spec/registers.ts';
-import { type ConfigOverrides, intelConfig } from './config.ts';
+import { type ConfigOverrides, intelConfig } from './registers/config.ts';
 
 /** What the model does, or does otherwise, for a field that may be set. A test wants one for each. */
 const MEANING: Record<string, string> = {

@@ -1,6 +1,6 @@
 // What remapping hardware knows of the PCIe functions behind it that use ATS and PRI: where its messages go.
 
-import type { AtcInvalidation } from '../../cache-atc.ts';
+import type { AtcInvalidation } from '../../caches/cache-atc.ts';
 
 /** A Page Group Response (§7.6.1). */
 export interface PageResponse {

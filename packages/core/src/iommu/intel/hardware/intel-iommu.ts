@@ -4,24 +4,24 @@
 import type { PhysicalMemory } from '../../../memory/physical.ts';
 import { Scatter } from '../../../memory/scatter.ts';
 import type { Trace } from '../../../trace/trace.ts';
-import { NO_CACHE, type TranslationCache } from '../../cache.ts';
+import { NO_CACHE, type TranslationCache } from '../../caches/cache.ts';
 import { ADDRESS_TYPE, FAULT, type FaultCondition } from '../spec/faults.ts';
 import { GSTS, ICS, OFFSET, RTADDR, TTM, type Ttm } from '../spec/registers.ts';
-import { Ats, type AtsCompletion, type AtsRequest, isInterrupt, typeOf } from './ats.ts';
-import { type IntelConfig, type IntelFeatures, intelFeatures } from './config.ts';
-import { ConfigTable, NO_PASID, type Route } from './config-table.ts';
-import { DeviceTlbs } from './device-tlbs.ts';
+import { Ats, type AtsCompletion, type AtsRequest, isInterrupt, typeOf } from './translation/ats.ts';
+import { type IntelConfig, type IntelFeatures, intelFeatures } from './registers/config.ts';
+import { ConfigTable, NO_PASID, type Route } from './configuration/config-table.ts';
+import { DeviceTlbs } from './queues/device-tlbs.ts';
 import type { Endpoint, PageResponse } from './endpoint.ts';
-import { FaultLog } from './fault-log.ts';
-import { Interrupts } from './interrupts.ts';
-import { InvalidationQueue } from './invalidation-queue.ts';
-import { Invalidations } from './invalidations.ts';
-import { ENTRY, Iotlb } from './iotlb.ts';
-import { PageRequestQueue, type PageRequest } from './page-request-queue.ts';
-import { PageRequests } from './page-requests.ts';
-import { type RegisterChange, RegisterFile } from './registers.ts';
+import { FaultLog } from './queues/fault-log.ts';
+import { Interrupts } from './registers/interrupts.ts';
+import { InvalidationQueue } from './queues/invalidation-queue.ts';
+import { Invalidations } from './queues/invalidations.ts';
+import { ENTRY, Iotlb } from './translation/iotlb.ts';
+import { PageRequestQueue, type PageRequest } from './queues/page-request-queue.ts';
+import { PageRequests } from './queues/page-requests.ts';
+import { type RegisterChange, RegisterFile } from './registers/registers.ts';
 import type { Blocked, EventInterrupt, Fault, FaultedRequest, Outcome, Transaction } from './transaction.ts';
-import { NEED, type Need, Translator } from './translator.ts';
+import { NEED, type Need, Translator } from './translation/translator.ts';
 
 export interface IntelIommuOptions {
   readonly memory: PhysicalMemory;

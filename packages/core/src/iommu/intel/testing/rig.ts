@@ -10,7 +10,7 @@ import {
 import { iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate } from '../../../abi/iommufd-data.ts';
 import { SimulatedMemory } from '../../../memory/simulated-process.ts';
 import { AtsRequester } from '../../requests/ats-requester.ts';
-import { Atc } from '../../cache-atc.ts';
+import { Atc } from '../../caches/cache-atc.ts';
 import type { DmaEndpoint, PageRequestMessage, PageResponseMessage } from '../../requests/dma-port.ts';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type IommuDomain, type Kernel } from '../../driver.ts';
 import { IommuGroup } from '../../group.ts';
@@ -18,7 +18,7 @@ import type { IntelDevice, IntelFunctionOptions } from '../driver/device.ts';
 import { IntelIommuDriver, type IntelIommuDriverOptions } from '../driver/driver.ts';
 import type { IntelNestedDomain } from '../driver/domains/nested-domain.ts';
 import type { IntelPagingDomain } from '../driver/domains/paging-domain.ts';
-import { intelConfig, type ConfigOverrides } from '../hardware/config.ts';
+import { intelConfig, type ConfigOverrides } from '../hardware/registers/config.ts';
 import { IntelUnit } from '../platform.ts';
 import type { IntelPort } from '../port.ts';
 import {

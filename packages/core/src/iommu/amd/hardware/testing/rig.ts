@@ -27,8 +27,8 @@ import {
 } from '../../spec/events.ts';
 import { CONTROL, OFFSET } from '../../spec/registers.ts';
 import { AmdIommu } from '../amd-iommu.ts';
-import { type AmdIommuConfig, type ConfigOverrides, amdIommuConfig } from '../config.ts';
-import { eventName } from '../events.ts';
+import { type AmdIommuConfig, type ConfigOverrides, amdIommuConfig } from '../registers/config.ts';
+import { eventName } from '../queues/events.ts';
 import type { InterruptSource, Msi, Outcome, Transaction } from '../transaction.ts';
 
 /** Fields of a record or structure by name. */

@@ -10,10 +10,10 @@ import {
   CMD_PREFETCH,
 } from '../../spec/commands.ts';
 import { STATUS } from '../../spec/registers.ts';
-import { RESULT, type Commands } from '../commands.ts';
-import type { DeviceTable } from '../device-table.ts';
+import { RESULT, type Commands } from '../queues/commands.ts';
+import type { DeviceTable } from '../configuration/device-table.ts';
 import type { InterruptRemapper } from '../interrupt-remapper.ts';
-import type { Iotlb } from '../iotlb.ts';
+import type { Iotlb } from '../translation/iotlb.ts';
 import type { Guest } from './guest.ts';
 
 /** What became of a guest's command. */

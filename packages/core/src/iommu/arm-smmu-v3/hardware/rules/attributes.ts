@@ -1,7 +1,7 @@
 // §13: memory attributes, permissions as the STE overrides them. Attributes are numbers as pagetable/armv8-attributes.ts
 // has them; attributesName() makes them readable.
 
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { attributesName } from '../../../../pagetable/armv8-attributes.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA } from './rig.ts';

@@ -1,6 +1,6 @@
 // §4.1 to §4.4: opcodes, configuration and TLB invalidation.
 
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { CMD } from '../../spec/commands.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';

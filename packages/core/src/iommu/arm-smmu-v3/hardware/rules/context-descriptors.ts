@@ -1,6 +1,6 @@
 // §5.3, §5.4: context descriptors, SubstreamIDs and S1DSS.
 
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { S1FMT, STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Tables, TablesOptions } from './tables.ts';

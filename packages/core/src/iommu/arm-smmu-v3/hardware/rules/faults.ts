@@ -1,6 +1,6 @@
 // §3.12, §4.7, §5.5, §7.3: what faults do, event records, stalls and CMD_SYNC.
 
-import type { Msi } from '../interrupts.ts';
+import type { Msi } from '../registers/interrupts.ts';
 import { STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, QUEUE_LOG2, Rig, SID, VA, command } from './rig.ts';
 import { has, same, topic } from '../../../testing/rules.ts';

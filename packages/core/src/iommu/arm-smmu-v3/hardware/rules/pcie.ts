@@ -1,8 +1,8 @@
 // §3.9, §4.5, chapter 8: ATS, PRI and CMD_SYNC's part in them.
 
-import type { ConfigOverrides } from '../config.ts';
-import type { AtsCompletion, AtsRequest } from '../ats.ts';
-import type { PageRequest, PageResponse } from '../pri-queue.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
+import type { AtsCompletion, AtsRequest } from '../translation/ats.ts';
+import type { PageRequest, PageResponse } from '../queues/pri-queue.ts';
 import { PRG_RESPONSE } from '../../spec/queues.ts';
 import { EATS, STE_CONFIG } from '../../spec/ste.ts';
 import type { Outcome } from '../transaction.ts';

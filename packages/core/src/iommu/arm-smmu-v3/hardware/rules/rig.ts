@@ -23,8 +23,8 @@ import { EVENT, EVENT_RECORD, EVENT_WORDS, FETCH_RECORD } from '../../spec/event
 import { PRIQ_RECORD, PRIQ_WORDS } from '../../spec/queues.ts';
 import { CERROR, CMDQ_CONS, CR0, GERROR, OFFSET } from '../../spec/registers.ts';
 import { L1STD, L1STD_BYTES, STE, STE_BYTES, STE_CONFIG } from '../../spec/ste.ts';
-import { type ConfigOverrides, smmuV3Config } from '../config.ts';
-import type { Msi } from '../interrupts.ts';
+import { type ConfigOverrides, smmuV3Config } from '../registers/config.ts';
+import type { Msi } from '../registers/interrupts.ts';
 import { SmmuV3 } from '../smmu.ts';
 import type { Outcome, StalledTransaction, Transaction } from '../transaction.ts';
 import { TestMemory } from '../../../testing/memory.ts';

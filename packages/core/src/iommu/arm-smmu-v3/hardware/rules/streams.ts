@@ -1,6 +1,6 @@
 // §3.3.1, §5.1, §5.2: Stream tables and STEs.
 
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { TG0, STE_CONFIG } from '../../spec/ste.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { TablesOptions } from './tables.ts';

@@ -1,6 +1,6 @@
 // §3.4 and VMSAv8-64 as the SMMU has it: addresses, tables, permissions, hardware updates.
 
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { type CdFields, type SteFields, AT, Rig, SID, VA, command } from './rig.ts';
 import type { Leaf, Tables, TablesOptions } from './tables.ts';
 import { has, same, topic } from '../../../testing/rules.ts';

@@ -2,7 +2,7 @@
 // it still answers as before tells what its caches hold.
 
 import { has, same, topic } from '../../../testing/rules.ts';
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rig.ts';
 
 const { cc, pc, iotlb, pIotlb } = descriptor;

@@ -1,13 +1,13 @@
 // Device-TLBs and page requests: chapters 4 and 7.
 
 import { has, same, topic } from '../../../testing/rules.ts';
-import type { AtcInvalidation } from '../../../cache-atc.ts';
+import type { AtcInvalidation } from '../../../caches/cache-atc.ts';
 import { RESPONSE_CODE } from '../../spec/invalidation.ts';
 import { PGTT } from '../../spec/pasid.ts';
 import { PRS } from '../../spec/registers.ts';
-import type { AtsCompletion, AtsRequest } from '../ats.ts';
+import type { AtsCompletion, AtsRequest } from '../translation/ats.ts';
 import type { PageResponse } from '../endpoint.ts';
-import type { PageRequest } from '../page-request-queue.ts';
+import type { PageRequest } from '../queues/page-request-queue.ts';
 import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rig.ts';
 
 const G1 = 1n << 30n;

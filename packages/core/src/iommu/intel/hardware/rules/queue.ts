@@ -1,7 +1,7 @@
 // The invalidation queue: §6.5.2, §11.4.9, and register-based invalidation: §6.5.1, §11.4.6.
 
 import { has, same, topic } from '../../../testing/rules.ts';
-import type { AtcInvalidation } from '../../../cache-atc.ts';
+import type { AtcInvalidation } from '../../../caches/cache-atc.ts';
 import { FSTS, IQEI, OFFSET } from '../../spec/registers.ts';
 import { AT, DATA, DID, RID, Rig, VA, descriptor } from './rig.ts';
 

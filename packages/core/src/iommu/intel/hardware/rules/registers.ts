@@ -3,8 +3,8 @@
 import { has, same, topic } from '../../../testing/rules.ts';
 import { CAP, ECAP, GCMD, GSTS, OFFSET, TTM } from '../../spec/registers.ts';
 import { decode } from '../../../../base/bit-fields.ts';
-import type { ConfigOverrides } from '../config.ts';
-import { intelConfig } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
+import { intelConfig } from '../registers/config.ts';
 import { AT, DATA, RID, Rig, VA, descriptor } from './rig.ts';
 
 const OFF = { off: true } as const;

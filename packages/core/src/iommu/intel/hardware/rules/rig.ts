@@ -31,7 +31,7 @@ import {
   PGTT,
 } from '../../spec/pasid.ts';
 import { FSTS, GCMD, IQERCD, OFFSET, TTM } from '../../spec/registers.ts';
-import { type ConfigOverrides, intelConfig } from '../config.ts';
+import { type ConfigOverrides, intelConfig } from '../registers/config.ts';
 import { IntelIommu } from '../intel-iommu.ts';
 import type { EventInterrupt, Outcome, Transaction } from '../transaction.ts';
 import { Tables, type TablesOptions } from './tables.ts';

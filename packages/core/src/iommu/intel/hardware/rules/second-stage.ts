@@ -1,7 +1,7 @@
 // Second-stage translation: §3.7, §9.8.
 
 import { has, same, topic } from '../../../testing/rules.ts';
-import type { ConfigOverrides } from '../config.ts';
+import type { ConfigOverrides } from '../registers/config.ts';
 import { AT, DATA, Rig, VA } from './rig.ts';
 
 const W = { write: true };

@@ -79,10 +79,12 @@ const WAY_SHIFT = 2;
 const PAGE_SHIFT = 12;
 /**
  * Words of an entry. Its key: address 31:0 with the size in its low bits, address 63:32, domain, address space. What it
- * says lies beside it, so that a hit looks at one place in memory: where the entry's first byte leads, by word, and two
- * that mean what the owner wants them to.
+ * says lies beside it, so that a hit looks at one place in memory: where the entry's first byte leads, by word, and a word
+ * of the owner's. The last one is free: rows of 32 bytes lie in one line of a processor's cache, or two.
  */
 const ROW_SHIFT = 3;
+/** Where the last row of all could begin: V8 cannot tell otherwise that places are not negative. */
+const ROWS_MAX = 0x7fff_fff8;
 const OUT_HI = 4;
 const OUT_LO = 5;
 const WORD = 6;
@@ -154,9 +156,9 @@ export class TranslationCache {
 
   /**
    * Answers with where an address leads, where an entry covers it that is of the domain's smallest size and at home, as
-   * most are, has 2^30 bytes at most, and whose word has `value`, which is not 0, under `mask`. Returns the word; 0 says
-   * nothing but that lookup() has to be asked. This much is small enough for V8 to make one piece of it and of who asks,
-   * and fastest where all give answers of one shape.
+   * most are, and whose word has `value`, which is not 0, under `mask`. Returns the word; 0 says nothing but that lookup()
+   * has to be asked. Entries of more than 2^30 bytes must have words that do not answer. This much is small enough for V8
+   * to make one piece of it and of who asks, and fastest where all give answers of one shape.
    */
   answer(
     domain: CacheDomain,
@@ -174,15 +176,17 @@ export class TranslationCache {
     const high = hi & domain.maskHi;
     // As #home().
     const page = (low >>> PAGE_SHIFT) ^ (high << 20) ^ (high >>> 12);
-    const row = (((Math.imul((page & ~slots) ^ domain.mix, 0x9e37_79b1) >>> 14) ^ page) & slots) << ROW_SHIFT;
-    if (rows[row] !== low || rows[row | 1] !== high || rows[row | 2] !== domain.id) return 0;
-    const tag = rows[row | 3];
-    const word = rows[row | WORD]!;
+    const row =
+      ((((Math.imul((page & ~slots) ^ domain.mix, 0x9e37_79b1) >>> 14) ^ page) & slots) << ROW_SHIFT) &
+      ROWS_MAX;
+    if (rows[row] !== low || rows[row + 1] !== high || rows[row + 2] !== domain.id) return 0;
+    const tag = rows[row + 3];
+    const word = rows[row + WORD]!;
     if ((tag !== space && tag !== other) || (word & mask) !== value) return 0;
     // Shifts take the size alone of it.
     const size = 1 << low;
     const offset = lo & (size - 1);
-    answer.pa = rows[row | OUT_HI]! * 0x1_0000_0000 + ((rows[row | OUT_LO]! | offset) >>> 0);
+    answer.pa = rows[row + OUT_HI]! * 0x1_0000_0000 + ((rows[row + OUT_LO]! | offset) >>> 0);
     answer.bytes = size - offset;
     return word;
   }

@@ -1,10 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { EINVAL, EIO, EOPNOTSUPP } from '../abi/errno.ts';
+import { IOMMU_VIOMMU_TYPE_AMD } from '../abi/amd-viommu.ts';
 import { IOMMU_HWPT_ALLOC_NEST_PARENT } from '../abi/iommufd.ts';
 import { IOMMU_DEV_VIRTUAL_ID_TYPE_ARM_SMMU_SID } from '../abi/rfc-2023-12.ts';
 import { amdIommu } from './iommus/amd-iommu.ts';
 import { armSmmuV3 } from './iommus/arm-smmu-v3.ts';
 import { intelIommu } from './iommus/intel-iommu.ts';
+import type { IommuSettings, Vendor } from './iommus/vendor.ts';
+import { allocViommu } from './testing/amd-guest.ts';
 import { partsOf, trialMachine, VENDOR_CASES, type IommuSpec } from './testing/vendors.ts';
 import { GUEST, PLUGGED, Vm, type Passed } from './testing/vm.ts';
 import { Kernel } from './kernel.ts';
@@ -103,6 +106,77 @@ describe.each([
     expect(vm.guest.text(page, 4)).toBe('0123');
     vm.exchangeMemory('else');
     expect(devices.map((each) => vm.deviceReads(each, page, 4))).toEqual(devices.map(() => 'else'));
+  });
+});
+
+type Registers = IommuSettings['registers'];
+const noFirstStage = { FSTS: 0, NEST: 0, EAFS: 0 };
+const noPageRequests = { PPRSup: 0, EPHSup: 0, PPRAutoRspSup: 0, PprOvrflwEarlySup: 0 };
+
+describe.each<readonly [string, Vendor, readonly (readonly Registers[])[]]>([
+  [
+    'VT-d',
+    intelIommu,
+    [
+      [{}, { ECAP: noFirstStage }],
+      [{ ECAP: noFirstStage }, {}],
+      [{}, { ECAP: { SMPWCS: 0, EAFS: 0, SSADS: 0 } }, { CAP: { FS5LP: 0 } }, { CAP: { FS1GP: 0 } }],
+      [{ ECAP: { SC: 0 } }, {}, { ECAP: { ...noFirstStage, SC: 0 } }, { ECAP: noFirstStage }],
+      [
+        { CAP: { SAGAW: 2, MGAW: 38 }, ECAP: noFirstStage },
+        { CAP: { SAGAW: 8 }, ECAP: noFirstStage },
+        { CAP: { SSLPS: 0 }, ECAP: noFirstStage },
+        { CAP: { CM: 1 }, ECAP: noFirstStage },
+      ],
+    ],
+  ],
+  [
+    'AMD',
+    amdIommu,
+    [
+      [{}, { EFR: { HATS: 0 } }],
+      [{ EFR: { HATS: 0 } }, {}],
+      [{}, { EFR: { GTSup: 0, GIoSup: 0 } }, { EFR: { HASup: 0, HDSup: 0 } }, { EFR: { IASup: 0 } }],
+      [{ EFR: noPageRequests }, {}, { EFR2: { HTRangeIgnore: 0 } }, { EFR: { DevTblSegSup: 0 } }],
+      [{ EFR: { GATS: 0 } }, { EFR: { GATS: 2 } }, { EFR: { PASMax: 3 } }, { EFR: { GLXSup: 0 } }],
+    ],
+  ],
+])('Linux with IOMMUs of %s of mixed capabilities', (_, vendor, machines) => {
+  it.each(machines.map((each) => [each]))('has one IOAS for all of %j', (units) => {
+    const { vm, devices } = vmWith(...units.map((registers) => ({ vendor, registers })));
+    const page = vm.guest.page();
+    for (const [index, device] of devices.entries()) {
+      expect(vm.attach(device, vm.ioasId)).toBe(0);
+      expect(vm.deviceWrites(device, page + BigInt(index), String(index))).toBe(0);
+    }
+    expect(vm.guest.text(page, devices.length)).toBe('0123'.slice(0, devices.length));
+    vm.exchangeMemory('else');
+    expect(devices.map((each) => vm.deviceReads(each, page, 4))).toEqual(devices.map(() => 'else'));
+  });
+});
+
+describe('Linux with IOMMUs of AMD', () => {
+  it.each([
+    ['Linux 7.3', undefined],
+    ['the hardware vIOMMU', 'amd-viommu'],
+  ] as const)('takes a vDEVICE on the viommu of its own physical IOMMU only, with %s', (__, uapi) => {
+    const kernel = new Kernel({
+      parts: partsOf(amdIommu, amdIommu, intelIommu),
+      ...(uapi !== undefined && { uapis: [uapi] }),
+    });
+    const vm = new Vm(kernel);
+    const devices = [0, 2, 4].map((index) => vm.pass(index));
+    const parent = vm.parent(devices[0]!);
+    const viommus = [0, 1].map((index) => {
+      const { errno, id } = allocViommu(vm, devices[index]!, parent, IOMMU_VIOMMU_TYPE_AMD);
+      expect(errno).toBe(0);
+      return id;
+    });
+    const [first, second] = viommus as [number, number];
+    const errnos = (viommu: number): number[] =>
+      devices.map((each) => Math.abs(vm.tryVdevice(viommu, each.id, 8n).rc));
+    expect(errnos(first)).toEqual([0, EINVAL, EINVAL]);
+    expect(errnos(second)).toEqual([EINVAL, 0, EINVAL]);
   });
 });
 

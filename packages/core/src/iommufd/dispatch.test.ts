@@ -183,9 +183,8 @@ describe('the first Linux of a request', () => {
       const ioas = program.ioas();
       const { idev } = program.mock(ioas);
       const parent = program.hwpt(idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
-      const { out } = program.tryHwpt({ ...selftestData(program, 4), dev_id: idev, pt_id: parent });
       return program.call(IOMMU_HWPT_INVALIDATE, iommu_hwpt_invalidate, {
-        hwpt_id: out.out_hwpt_id,
+        hwpt_id: program.nested(idev, parent),
         data_type: IOMMU_HWPT_INVALIDATE_DATA_SELFTEST,
         data_uptr: 1n,
         entry_len: 8,

@@ -21,6 +21,9 @@ import type { MockViommu } from './viommu.ts';
 /** In drivers/iommu/iommufd/iommufd_test.h until Linux 6.18: its domains have pages of MOCK_HUGE_PAGE_SIZE too. */
 export const MOCK_FLAGS_DEVICE_HUGE_IOVA = 1 << 1;
 
+/** A nested domain on a viommu takes only devices that have a virtual id there, since this Linux. */
+const VIRTUAL_ID_NEEDED_SINCE = 615;
+
 /** Groups of these devices are numbered from here on, out of the way of the machine's own. */
 const MOCK_GROUPS = 0x10000;
 
@@ -71,7 +74,7 @@ export function attachMockDevice(domain: IommuDomain, device: Device): Result<vo
     return fail(EINVAL, `${mock.name} cannot track dirty pages`);
   const viommu = domain instanceof MockNestedDomain ? domain.viommu : null;
   let virtualId = 0n;
-  if (viommu !== null) {
+  if (viommu !== null && mock.driver.kernel.version >= VIRTUAL_ID_NEEDED_SINCE) {
     const id = viommu.core.virtualIdOf(device);
     if (failed(id)) return id;
     virtualId = id;

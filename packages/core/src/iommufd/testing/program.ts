@@ -240,7 +240,7 @@ export class Program {
         flags,
         fault_id: fault,
         data_type: mock.IOMMU_HWPT_DATA_SELFTEST,
-        data_len: mock.iommu_hwpt_selftest.size,
+        data_len: mock.iommu_hwpt_selftest.endOf('iotlb'),
         data_uptr: data,
       }),
     ).out_hwpt_id;

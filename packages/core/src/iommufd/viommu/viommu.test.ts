@@ -17,15 +17,18 @@ import {
   iommu_viommu_invalidate_selftest,
   iommu_viommu_selftest,
 } from '../../abi/iommufd-test.ts';
-import { BUFFER, Program } from '../testing/program.ts';
+import type { IommufdDevice } from '../device/device.ts';
+import { DEFAULT_PROFILE } from '../profile.ts';
+import { BUFFER, machine, Program } from '../testing/program.ts';
+import type { Viommu } from './viommu.ts';
 
 const VIRTUAL_ID = 0x99n;
 const PROT_READ = 1;
 const PROT_EXEC = 4;
 
 /** A device behind a nest parent. */
-function withParent() {
-  const program = new Program();
+function withParent(profile = DEFAULT_PROFILE) {
+  const program = new Program(machine(profile));
   const ioas = program.ioas();
   const device = program.mock(ioas);
   const parent = program.hwpt(device.idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
@@ -33,8 +36,8 @@ function withParent() {
 }
 
 /** The same with a viommu. */
-function setUp() {
-  const all = withParent();
+function setUp(profile = DEFAULT_PROFILE) {
+  const all = withParent(profile);
   return { ...all, viommu: all.program.viommu(all.device.idev, all.parent) };
 }
 
@@ -165,6 +168,25 @@ describe('a virtual device', () => {
     expect(ids).not.toContain(vdevice);
   });
 
+  test('was one of many until Linux 6.16, and stayed when its device went', () => {
+    const { program, ioas, device, viommu } = setUp('linux-6.15');
+    const vdevices = [VIRTUAL_ID, 1n].map((id) => program.vdevice(viommu, device.idev, id));
+    const other = program.mock(ioas);
+    expect(program.tryVdevice(viommu, other.idev, 1n).rc).toBe(-EEXIST);
+    expect(program.destroy(device.stdev)).toBe(0);
+    expect(program.tryVdevice(viommu, other.idev, 1n).rc).toBe(-EEXIST);
+    expect(vdevices.map((id) => program.destroy(id))).toEqual([0, 0]);
+    expect(program.tryVdevice(viommu, other.idev, 1n).rc).toBe(0);
+  });
+
+  test('was known to a driver by the lowest of its ids', () => {
+    const { program, device, viommu } = setUp('linux-6.15');
+    for (const id of [VIRTUAL_ID, 5n, 7n]) program.vdevice(viommu, device.idev, id);
+    const made = program.context.objects.get<Viommu>(viommu, 'VIOMMU') as Viommu;
+    const idev = program.context.objects.get<IommufdDevice>(device.idev, 'DEVICE') as IommufdDevice;
+    expect(made.virtualIdOf(idev.device)).toBe(5n);
+  });
+
   test('can be made again after it was destroyed', () => {
     const { program, device, viommu } = setUp();
     program.destroy(program.vdevice(viommu, device.idev, VIRTUAL_ID));
@@ -193,6 +215,11 @@ describe('a nested domain on a viommu', () => {
     expect(program.replace(device.stdev, nested).rc).toBe(-ENOENT);
     program.vdevice(viommu, device.idev, VIRTUAL_ID);
     expect(program.replace(device.stdev, nested).rc).toBe(0);
+  });
+
+  test('took every device of the mock until Linux 6.14', () => {
+    const { program, device, viommu } = setUp('linux-6.13');
+    expect(program.replace(device.stdev, program.nested(device.idev, viommu)).rc).toBe(0);
   });
 });
 

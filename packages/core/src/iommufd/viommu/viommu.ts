@@ -14,6 +14,9 @@ import type { Veventq } from '../eventq/veventq.ts';
 // drivers/iommu/iommufd/viommu.c and driver.c: the slice of a physical IOMMU that a VM has, and its table from virtual
 // device ids to devices.
 
+/** Since this Linux a device has one vDEVICE, which goes with it. Before it had any number, and they stayed. */
+const ONE_OF_DEVICE_SINCE = 617;
+
 /** struct iommufd_viommu. */
 export class Viommu extends IommufdObject {
   readonly type = 'VIOMMU';
@@ -67,11 +70,12 @@ export class Viommu extends IommufdObject {
     return this.vdevices.get(virtualId)?.idev.device ?? null;
   }
 
-  /** iommufd_viommu_get_vdev_id() */
+  /** iommufd_viommu_get_vdev_id(): the lowest where there are more. */
   virtualIdOf(device: Device): Result<bigint> {
-    for (const vdevice of this.vdevices.values())
-      if (vdevice.idev.device === device) return vdevice.virtualId;
-    return fail(ENOENT, `${device.name} has no vDEVICE on viommu ${this.id}`);
+    let lowest: bigint | null = null;
+    for (const { idev, virtualId } of this.vdevices.values())
+      if (idev.device === device && (lowest === null || virtualId < lowest)) lowest = virtualId;
+    return lowest ?? fail(ENOENT, `${device.name} has no vDEVICE on viommu ${this.id}`);
   }
 
   #reportEvent(eventType: number, data: Uint8Array): Result<void> {
@@ -141,7 +145,7 @@ export class Vdevice extends IommufdObject implements VdeviceCore {
     this.idev = idev;
     this.virtualId = virtualId;
     viommu.users++;
-    idev.vdevice = this;
+    if (viommu.context.shared.profile.version >= ONE_OF_DEVICE_SINCE) idev.vdevice = this;
   }
 
   get device(): Device {
@@ -162,7 +166,7 @@ export class Vdevice extends IommufdObject implements VdeviceCore {
     this.#undo?.();
     if (this.viommu.vdevices.get(this.virtualId) === this) this.viommu.vdevices.delete(this.virtualId);
     this.viommu.users--;
-    this.idev.vdevice = null;
+    if (this.idev.vdevice === this) this.idev.vdevice = null;
   }
 }
 

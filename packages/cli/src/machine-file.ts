@@ -71,6 +71,22 @@ export function loadMachineFile(path: string): MachineDescription {
   return parseMachine(path, text);
 }
 
+/** A place in a machine file as messages name it: file, line and keys. */
+export function placeInFile(path: string, keys: readonly (string | number)[]): string {
+  const lines = new LineCounter();
+  const document = parseDocument(readFileSync(path, 'utf8'), { lineCounter: lines, prettyErrors: false });
+  return `${path}:${lineOf(document, lines, keys)}: ${keys.join('.')}`;
+}
+
+/** The keys of what a machine file says of the device that a reason begins with; none where it begins with none. */
+export function keysOfDevice({ devices }: MachineDescription, reason: string): (string | number)[] {
+  const at = devices.findIndex(({ name }) => reason.startsWith(`${name}: `));
+  if (at < 0) return [];
+  const part =
+    devices[at]?.disk !== undefined ? 'disk' : devices[at]?.console !== undefined ? 'console' : null;
+  return ['devices', at, ...(part === null ? [] : [part])];
+}
+
 /** What a machine file of that text describes. `path` is for the messages. */
 export function parseMachine(path: string, text: string): MachineDescription {
   const lines = new LineCounter();

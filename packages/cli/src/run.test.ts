@@ -81,6 +81,22 @@ describe('viommu run', () => {
     expect(viommu(['run', '--machine', file, '--kernel', 'linux-7.1', '--', 'true']).status).toBe(0);
   });
 
+  test('says where in the file a machine cannot be as it is described', () => {
+    const iommus = 'iommus:\n  - { name: a, type: amd-iommu }\n  - name: s\n    type: arm-smmu-v3\n';
+    const refusal = (text: string): string =>
+      viommu(['run', '--machine', command.machine(iommus + text), '--', 'true']).stderr.replace(
+        /^.*machine\.yaml/,
+        '',
+      );
+    expect(refusal('    registers: { IDR0: { ST_LEVEL: 3 } }\n')).toBe(
+      ':5: iommus.1.registers: SMMUv3 configuration: IDR0.ST_LEVEL must be 0 or 1\n',
+    );
+    const device = "devices:\n  - name: '0000:0a:00.0'\n    iommu: s\n    model: nvme\n";
+    expect(refusal(`${device}    disk: { file: /no/such }\n`)).toBe(
+      ":9: devices.0.disk: 0000:0a:00.0: ENOENT: no such file or directory, open '/no/such'\n",
+    );
+  });
+
   test('says what is wrong with what was typed', () => {
     expect(viommu(['run', '--bogus', '--', 'true']).stderr).toContain("unknown option '--bogus'");
     expect(viommu(['run', '--kernel', 'linux-1.0', '--', 'true']).stderr).toContain(

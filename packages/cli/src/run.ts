@@ -5,7 +5,7 @@ import { StartFailure } from '@viommu/host/program/spawn';
 import { Supervisor } from '@viommu/host/supervisor';
 import { DEFAULT_PROFILE } from '@viommu/core/iommufd/profile';
 import { Kernel } from '@viommu/core/machine/kernel';
-import { DEFAULT_PARTS, loadParts } from '@viommu/core/machine/machine-file/parts';
+import { DEFAULT_PARTS, loadParts, PartRefused } from '@viommu/core/machine/machine-file/parts';
 import { Trace } from '@viommu/core/trace/trace';
 import {
   inheritedArguments,
@@ -40,25 +40,32 @@ async function makeKernel(options: RunOptions, trace: Trace): Promise<Kernel> {
     const uapis = uapisNamed(options.uapi);
     return new Kernel({ profile, uapis, parts: await loadParts(DEFAULT_PARTS), trace });
   }
-  const machine = (await import('./machine-file.ts')).loadMachineFile(options.machine);
+  const { keysOfDevice, loadMachineFile, placeInFile } = await import('./machine-file.ts');
+  const machine = loadMachineFile(options.machine);
   const profile = profileNamed(options.kernel ?? machine.kernel);
   const uapis = [...machine.uapi, ...uapisNamed(options.uapi)];
-  return checked(options.machine, async () => {
+  const where = (keys: readonly (string | number)[]): string =>
+    keys.length === 0 ? options.machine! : placeInFile(options.machine!, keys);
+  return checked(where, async () => {
     const { hostBackends } = await import('@viommu/host/device-backends');
     const parts = await loadParts(machine, hostBackends);
     const kernel = new Kernel({ profile, uapis, mock: machine.mock, parts, trace });
     const up = kernel.bringUp();
-    if (failed(up)) throw new Error(up.reason);
+    if (failed(up)) throw new PartRefused(keysOfDevice(machine, up.reason), up.reason);
     return kernel;
   });
 }
 
 /** What is wrong with a machine, said of its file. */
-async function checked<T>(file: string, make: () => Promise<T>): Promise<T> {
+async function checked<T>(
+  where: (keys: readonly (string | number)[]) => string,
+  make: () => Promise<T>,
+): Promise<T> {
   try {
     return await make();
   } catch (error) {
-    throw new UsageError(`${file}: ${(error as Error).message}`);
+    const keys = error instanceof PartRefused ? error.keys : [];
+    throw new UsageError(`${where(keys)}: ${(error as Error).message}`);
   }
 }
 

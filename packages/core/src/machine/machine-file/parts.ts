@@ -21,6 +21,18 @@ export const IOMMU_TYPES = Object.keys(VENDORS) as [IommuType, ...IommuType[]];
 /** The kinds of IOMMU that know a device by a stream id, which is its requester id where nothing else is said. */
 export const STREAM_ID_TYPES: readonly IommuType[] = ['arm-smmu-v3'];
 
+/** An IOMMU or a device cannot be as it is described. */
+export class PartRefused extends Error {
+  override name = 'PartRefused';
+  /** The keys of the machine file that lead to what says so. */
+  readonly keys: readonly (string | number)[];
+
+  constructor(keys: readonly (string | number)[], message: string) {
+    super(message);
+    this.keys = keys;
+  }
+}
+
 /** What a machine file says of a device. */
 export interface DeviceDescription
   extends Omit<DevicePart, 'requesterId' | 'model' | 'migration'>, ModelSettings {
@@ -45,16 +57,20 @@ export const DEFAULT_PARTS = {
 } as const satisfies PartsDescription;
 
 /**
- * Loads the models of the IOMMUs and the devices that a machine has. Throws where one cannot be as it is described.
+ * Loads the models of the IOMMUs and the devices that a machine has. Throws {@link PartRefused} where one cannot be as it is described.
  * `backends`: what devices have outside of the machine.
  */
 export async function loadParts(
   description: PartsDescription,
   backends: DeviceBackends = NO_BACKENDS,
 ): Promise<MachineParts> {
-  const iommus = description.iommus.map(async ({ name, type, ...settings }) => {
+  const iommus = description.iommus.map(async ({ name, type, ...settings }, at) => {
     const vendor: Vendor = await VENDORS[type]();
-    vendor.check(settings);
+    try {
+      vendor.check(settings);
+    } catch (error) {
+      throw new PartRefused(['iommus', at, 'registers'], (error as Error).message);
+    }
     return { name, vendor, settings };
   });
   const devices = description.devices.map(async (device) => {

@@ -19,16 +19,14 @@ export interface QuickRoute {
   readonly cache: TranslationCache;
   readonly entries: CacheDomain;
   readonly tag: Tag;
-  /** Domain.age when it was made, where entries depend on it. */
-  readonly age: number;
   /** Bits of the upper word that addresses must not have. */
   readonly tooHi: number;
   /** Permissions that entries must have, or NEVER. */
   readonly read: number;
   readonly write: number;
-  /** FAST: which bits count besides the permissions, how they must be, and what is so in any case. */
+  /** FAST: which bits count besides the permissions, how they must be now, and what is so in any case. */
   readonly mask: number;
-  readonly value: number;
+  value: number;
   readonly always: number;
 }
 
@@ -61,9 +59,11 @@ export class QuickRoutes {
     return route;
   }
 
+  /** Whether the route still holds; then its age is the domain's. */
   #holds(route: QuickRoute, device: CachedDevice, pasid: number): boolean {
     if (route.pasid !== pasid || route.epoch !== this.#admission.epoch) return false;
-    return route.tag === HOST_TAG || route.age === device.domain!.age;
+    if (route.tag !== HOST_TAG) route.value = (route.value & ~FAST_AGE) | device.domain!.age;
+    return true;
   }
 
   #make(device: CachedDevice, pasid: number): QuickRoute | null {
@@ -83,7 +83,6 @@ export class QuickRoutes {
       cache: this.#iotlb.host.cache,
       entries: domain.host,
       tag: HOST_TAG,
-      age: 0,
       tooHi: config.host.tooHi,
       read: (config.rights & ACCESS.READ) !== 0 ? ACCESS.READ : NEVER,
       write: (config.rights & ACCESS.WRITE) !== 0 ? ACCESS.WRITE : NEVER,
@@ -108,7 +107,6 @@ export class QuickRoutes {
       cache: this.#iotlb.guest.cache,
       entries: domain.guest,
       tag: space.leaves,
-      age: domain.age,
       // Half of the address space is enough: canonical and zero-extended addresses are alike there.
       tooHi: guestLevels === 4 ? 0xffff_8000 | 0 : 0xff00_0000 | 0,
       read: ACCESS.READ << userShift,

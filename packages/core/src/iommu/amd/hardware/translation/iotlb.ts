@@ -110,7 +110,7 @@ export class Iotlb {
   readonly guestTables: TableStore | null;
   /** Called when every tag has been given up: whoever keeps domains or spaces must look them up again. */
   onStartOver: (() => void) | null = null;
-  /** Called when a domain has another age. */
+  /** Called when a domain with guest entries has another age. */
   onAge: (() => void) | null = null;
   readonly #numbers = new TagNumbers(HOST_SPACE + 1);
   readonly #domains = new Map<number, Domain>();
@@ -196,7 +196,7 @@ export class Iotlb {
     domain.age = (domain.age + AGE_STEP) | 0;
     // Ages come again: nobody must have one from before.
     if (domain.age === 0) domain.guest.renew(this.#numbers.take());
-    this.onAge?.();
+    if (domain.spaces.size > 0) this.onAge?.();
     if (range === null) domain.host.renew(this.#numbers.take());
     else this.host.cache.removeRange(domain.host, HOST_SPACE, 0, 0, range);
     if (!pde) return;

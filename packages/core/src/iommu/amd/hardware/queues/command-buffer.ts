@@ -3,6 +3,7 @@
 import { nameOf } from '../../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../../memory/physical.ts';
 import type { Trace } from '../../../../trace/trace.ts';
+import { CommandFetcher } from '../../../command-fetcher.ts';
 import { CMD, CMD_BYTES, CMD_WORDS } from '../../spec/commands.ts';
 import { EVENT } from '../../spec/events.ts';
 import { OFFSET, STATUS } from '../../spec/registers.ts';
@@ -11,16 +12,11 @@ import { commandErrorEvent, commandEvent } from './events.ts';
 import type { Faults } from './faults.ts';
 import type { RegisterFile } from '../registers/registers.ts';
 
-export class CommandBuffer {
-  readonly #memory: PhysicalMemory;
+export class CommandBuffer extends CommandFetcher {
   readonly #registers: RegisterFile;
   readonly #commands: Commands;
   readonly #faults: Faults;
   readonly #trace: Trace | null;
-  readonly #words = new Uint32Array(CMD_WORDS);
-  readonly #pair = new Uint32Array(2);
-  /** A command's own effects (interrupts, callbacks) may write registers: they do not run the buffer again. */
-  #running = false;
 
   constructor(
     memory: PhysicalMemory,
@@ -29,7 +25,7 @@ export class CommandBuffer {
     faults: Faults,
     trace: Trace | null,
   ) {
-    this.#memory = memory;
+    super(memory, CMD_WORDS);
     this.#registers = registers;
     this.#commands = commands;
     this.#faults = faults;
@@ -50,46 +46,24 @@ export class CommandBuffer {
   }
 
   /** True when there are commands that could be consumed now. */
-  get pending(): boolean {
+  override get pending(): boolean {
     if ((this.#registers.status & STATUS.CmdBufRun.inPlace) === 0) return false;
     return this.#registers.get(OFFSET.CMD_HEAD) !== this.#registers.get(OFFSET.CMD_TAIL);
   }
 
-  /** Consumes at most `budget` commands; answers how many it did. */
-  run(budget: number): number {
-    if (this.#running) return 0;
-    this.#running = true;
-    let done = 0;
-    try {
-      while (done < budget && this.pending && this.#one()) done++;
-    } finally {
-      this.#running = false;
-    }
-    return done;
-  }
-
-  #one(): boolean {
+  protected override one(): boolean {
     const { base, bytes } = this.#registers.ring(OFFSET.CMD_BUF_BASE);
     const head = this.#registers.get(OFFSET.CMD_HEAD);
     const address = base + head;
-    if (!this.#fetch(address)) return this.#stopHardware(address);
+    if (!this.fetch(address, CMD_WORDS)) return this.#stopHardware(address);
     if (this.#trace !== null && this.#trace.active) {
-      const name = nameOf(CMD, this.#words[1]! >>> 28);
-      this.#trace.emit({ kind: 'command', unit: 'amd-iommu', name, words: [...this.#words] });
+      const name = nameOf(CMD, this.words[1]! >>> 28);
+      this.#trace.emit({ kind: 'command', unit: 'amd-iommu', name, words: [...this.words] });
     }
-    const result = this.#commands.execute(this.#words, address);
+    const result = this.#commands.execute(this.words, address);
     if (result === RESULT.ILLEGAL) return this.#stopIllegal(address);
     if (result === RESULT.HARDWARE_ERROR) return this.#stopHardware(this.#commands.failedAddress);
     this.#registers.set(OFFSET.CMD_HEAD, (head + CMD_BYTES) % bytes);
-    return true;
-  }
-
-  #fetch(address: number): boolean {
-    for (let i = 0; i < CMD_WORDS; i += 2) {
-      if (!this.#memory.load64(address + i * 4, this.#pair)) return false;
-      this.#words[i] = this.#pair[0]!;
-      this.#words[i + 1] = this.#pair[1]!;
-    }
     return true;
   }
 

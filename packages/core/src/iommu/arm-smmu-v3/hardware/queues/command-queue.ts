@@ -3,6 +3,7 @@
 import { nameOf } from '../../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../../memory/physical.ts';
 import type { Trace } from '../../../../trace/trace.ts';
+import { CommandFetcher } from '../../../command-fetcher.ts';
 import { CMD, CMD_BYTES, CMD_WORDS } from '../../spec/commands.ts';
 import { queueCount, queueEmpty, queueFull, queueMask, queueNext, queueSlot } from '../../spec/queues.ts';
 import { CERROR, CMDQ_CONS, CR0, GERROR, OFFSET } from '../../spec/registers.ts';
@@ -12,18 +13,13 @@ import { type QueuePlace, queuePlace } from './queue-place.ts';
 import type { Interrupts } from '../registers/interrupts.ts';
 import type { RegisterFile } from '../registers/registers.ts';
 
-export class CommandQueue {
-  readonly #memory: PhysicalMemory;
+export class CommandQueue extends CommandFetcher {
   readonly #features: SmmuV3Features;
   readonly #registers: RegisterFile;
   readonly #interrupts: Interrupts;
   readonly #commands: Commands;
   readonly #trace: Trace | null;
-  readonly #words = new Uint32Array(CMD_WORDS);
-  readonly #pair = new Uint32Array(2);
   #place: QueuePlace = { base: 0, log2: 0 };
-  /** A command's own effects (interrupts, callbacks) may write registers: they do not run the queue again. */
-  #running = false;
 
   constructor(
     memory: PhysicalMemory,
@@ -33,7 +29,7 @@ export class CommandQueue {
     commands: Commands,
     trace: Trace | null,
   ) {
-    this.#memory = memory;
+    super(memory, CMD_WORDS);
     this.#features = features;
     this.#registers = registers;
     this.#interrupts = interrupts;
@@ -50,7 +46,7 @@ export class CommandQueue {
   }
 
   /** True when there are commands that could be consumed now (§4.1.2). */
-  get pending(): boolean {
+  override get pending(): boolean {
     if (!this.#registers.enabled(CR0.CMDQEN.inPlace)) return false;
     if (this.#interrupts.active(GERROR.CMDQ_ERR.inPlace)) return false;
     const { log2 } = this.#place;
@@ -60,28 +56,12 @@ export class CommandQueue {
     return !queueEmpty(prod, cons, log2) && queueCount(prod, cons, log2) <= 1 << log2;
   }
 
-  /** Consumes at most `budget` commands; answers how many it did. */
-  run(budget: number): number {
-    if (this.#running) return 0;
-    this.#running = true;
-    let done = 0;
-    try {
-      while (done < budget && this.pending) {
-        if (!this.#one()) break;
-        done++;
-      }
-    } finally {
-      this.#running = false;
-    }
-    return done;
-  }
-
-  #one(): boolean {
+  protected override one(): boolean {
     const { base, log2 } = this.#place;
     const cons = this.#registers.get(OFFSET.CMDQ_CONS);
     const address = base + queueSlot(cons, log2) * CMD_BYTES;
-    if (!this.#fetch(address)) return this.#stop(CERROR.ABT);
-    const words = this.#words;
+    if (!this.fetch(address, CMD_WORDS)) return this.#stop(CERROR.ABT);
+    const words = this.words;
     if (this.#trace !== null && this.#trace.active) {
       this.#trace.emit({
         kind: 'command',
@@ -98,15 +78,6 @@ export class CommandQueue {
     // Consumption is observable before the signal that tells of it (§4.7.3).
     if ((words[0]! & 0xff) === CMD.SYNC) this.#commands.completeSync(words);
     if (wasFull) this.#interrupts.wakeUp();
-    return true;
-  }
-
-  #fetch(address: number): boolean {
-    for (let i = 0; i < CMD_WORDS; i += 2) {
-      if (!this.#memory.load64(address + i * 4, this.#pair)) return false;
-      this.#words[i] = this.#pair[0]!;
-      this.#words[i + 1] = this.#pair[1]!;
-    }
     return true;
   }
 

@@ -3,6 +3,7 @@
 import { nameOf } from '../../../../base/bit-fields.ts';
 import type { PhysicalMemory } from '../../../../memory/physical.ts';
 import type { Trace } from '../../../../trace/trace.ts';
+import { CommandFetcher } from '../../../command-fetcher.ts';
 import { DESC, DESC_TYPES_MAX } from '../../spec/invalidation.ts';
 import { GSTS, IQA, IQEI, IQT, type Iqei, OFFSET, TTM } from '../../spec/registers.ts';
 import type { IntelFeatures } from '../registers/config.ts';
@@ -11,18 +12,13 @@ import type { FaultLog } from './fault-log.ts';
 import type { Invalidations } from './invalidations.ts';
 import type { RegisterFile } from '../registers/registers.ts';
 
-export class InvalidationQueue {
-  readonly #memory: PhysicalMemory;
+export class InvalidationQueue extends CommandFetcher {
   readonly #features: IntelFeatures;
   readonly #registers: RegisterFile;
   readonly #table: ConfigTable;
   readonly #faults: FaultLog;
   readonly #invalidations: Invalidations;
   readonly #trace: Trace | null;
-  readonly #words = new Uint32Array(8);
-  readonly #pair = new Uint32Array(2);
-  /** A descriptor's own effects (interrupts, callbacks) may write registers: they do not run the queue again. */
-  #running = false;
 
   constructor(
     memory: PhysicalMemory,
@@ -33,7 +29,7 @@ export class InvalidationQueue {
     invalidations: Invalidations,
     trace: Trace | null,
   ) {
-    this.#memory = memory;
+    super(memory, 8);
     this.#features = features;
     this.#registers = registers;
     this.#table = table;
@@ -52,38 +48,22 @@ export class InvalidationQueue {
   }
 
   /** True when there is something to fetch: enabled, not empty, no error that stops it. */
-  get pending(): boolean {
+  override get pending(): boolean {
     if (!this.#enabled || this.#faults.invalidationStopped) return false;
     return this.#registers.get(OFFSET.IQH) !== this.#registers.get(OFFSET.IQT);
   }
 
-  /** Takes at most `budget` descriptors; answers how many it did. */
-  run(budget: number): number {
-    if (this.#running) return 0;
-    this.#running = true;
-    let done = 0;
-    try {
-      while (done < budget && this.pending) {
-        if (!this.#one()) break;
-        done++;
-      }
-    } finally {
-      this.#running = false;
-    }
-    return done;
-  }
-
-  #one(): boolean {
+  protected override one(): boolean {
     const iqa = this.#registers.get(OFFSET.IQA);
     const wide = (iqa & IQA.DW.inPlace) !== 0;
     const bytes = 4096 << (iqa & IQA.QS.inPlace);
     const wrong = this.#queueError(wide, bytes);
     if (wrong !== IQEI.NONE) return this.#stop(wrong);
     const head = this.#registers.get(OFFSET.IQH);
-    if (!this.#fetch(this.#registers.getAddress(OFFSET.IQA, 12) + head, wide ? 8 : 4)) {
+    if (!this.fetch(this.#registers.getAddress(OFFSET.IQA, 12) + head, wide ? 8 : 4)) {
       return this.#stop(IQEI.FETCH);
     }
-    const words = this.#words;
+    const words = this.words;
     const type = (words[0]! & 0xf) | (((words[0]! >>> 9) & 7) << 4);
     if (this.#trace !== null && this.#trace.active) {
       const name = type === 0 ? 'NONE' : nameOf(DESC, type);
@@ -115,16 +95,6 @@ export class InvalidationQueue {
     const { ttm } = this.#table.root;
     const of = ttm === TTM.LEGACY ? 'LEGACY' : ttm === TTM.SCALABLE ? 'SCALABLE' : 'ABORT';
     return type >= DESC.CC_INV && type <= DESC_TYPES_MAX[of][wide ? 1 : 0];
-  }
-
-  #fetch(address: number, words: number): boolean {
-    this.#words.fill(0);
-    for (let i = 0; i < words; i += 2) {
-      if (!this.#memory.load64(address + i * 4, this.#pair)) return false;
-      this.#words[i] = this.#pair[0]!;
-      this.#words[i + 1] = this.#pair[1]!;
-    }
-    return true;
   }
 
   /** The head stays at the descriptor (§6.5.2.11). */

@@ -18,10 +18,12 @@ import {
   IOMMU_HWPT_ALLOC_NEST_PARENT,
   IOMMU_HWPT_ALLOC_PASID,
   IOMMU_HWPT_FAULT_ID_VALID,
+  IOMMU_HWPT_GET_DIRTY_BITMAP,
   IOMMU_HWPT_INVALIDATE,
   IOMMU_IOAS_ALLOC,
   IOMMU_IOAS_IOVA_RANGES,
   iommu_fault_alloc,
+  iommu_hwpt_get_dirty_bitmap,
   iommu_hwpt_invalidate,
   iommu_ioas_alloc,
   iommu_ioas_iova_ranges,
@@ -193,6 +195,27 @@ describe('the first Linux of a request', () => {
     };
     const answers = ['linux-6.12', 'linux-6.13', 'linux-7.1', 'linux-7.3'].map(refused);
     expect(answers).toEqual([-EINVAL, -EFAULT, -EFAULT, -EINVAL]);
+  });
+
+  test('decides whether a dirty bitmap of nothing is refused', () => {
+    const answers = (profile: string): number[] => {
+      const program = new Program(machine(profile));
+      const ioas = program.ioas();
+      const { idev } = program.mock(ioas);
+      const values = {
+        hwpt_id: program.hwpt(idev, ioas, IOMMU_HWPT_ALLOC_DIRTY_TRACKING),
+        page_size: PAGE,
+        data: BUFFER,
+      };
+      return [0n, PAGE].map(
+        (iova) =>
+          program.call(IOMMU_HWPT_GET_DIRTY_BITMAP, iommu_hwpt_get_dirty_bitmap, { ...values, iova }).rc,
+      );
+    };
+    expect(answers('linux-6.12')).toEqual([-EINVAL, -EINVAL]);
+    expect(answers('linux-6.13')).toEqual([0, -EOVERFLOW]);
+    expect(answers('linux-7.1')).toEqual([0, -EOVERFLOW]);
+    expect(answers('linux-7.3')).toEqual([-EINVAL, -EINVAL]);
   });
 
   test("decides whether the mock's page tables may be chosen", () => {

@@ -14,13 +14,14 @@ import {
   iommu_hwpt_pgfault,
 } from '../../abi/iommufd.ts';
 import { MOCK_FLAGS_DEVICE_PASID } from '../../abi/iommufd-test.ts';
-import { BUFFER, Program } from '../testing/program.ts';
+import { DEFAULT_PROFILE } from '../profile.ts';
+import { BUFFER, machine, Program } from '../testing/program.ts';
 
 const RECORD = iommu_hwpt_pgfault.size;
 
 /** A device on a HWPT with a fault queue. */
-function setUp(devFlags = 0) {
-  const program = new Program();
+function setUp(devFlags = 0, profile = DEFAULT_PROFILE) {
+  const program = new Program(machine(profile));
   const ioas = program.ioas();
   const device = program.mock(ioas, devFlags);
   const queue = program.faultQueue();
@@ -52,6 +53,18 @@ function setUp(devFlags = 0) {
     return typeof faults === 'number' ? faults : faults.map((each) => each.cookie);
   };
   return { program, ioas, device, queue, hwpt, responses, read, answer, cookies };
+}
+
+/** The same, with a nested HWPT. */
+function nestedAt(profile: string) {
+  const program = new Program(machine(profile));
+  const ioas = program.ioas();
+  const device = program.mock(ioas);
+  const queue = program.faultQueue();
+  const parent = program.hwpt(device.idev, ioas, IOMMU_HWPT_ALLOC_NEST_PARENT);
+  const nested = program.nested(device.idev, parent, IOMMU_HWPT_FAULT_ID_VALID, queue.id);
+  program.replace(device.stdev, nested);
+  return { program, device, queue };
 }
 
 describe('a fault', () => {
@@ -126,6 +139,16 @@ describe('a read', () => {
     expect(program.readEvents(queue.fd, 0)).toBe(-EINVAL);
   });
 
+  test('of no record was nothing before Linux 7.2, but for what 6.12 took over', () => {
+    const answers = ['linux-7.3', 'linux-7.1', 'linux-6.13', 'linux-6.12'].map((profile) => {
+      // Paging HWPTs take a fault queue since 6.13, nested ones before.
+      const { program, device, queue } = profile === 'linux-6.12' ? nestedAt(profile) : setUp(0, profile);
+      program.fault(device.idev);
+      return program.readEvents(queue.fd, 0);
+    });
+    expect(answers).toEqual([-EINVAL, 0, 0, -EINVAL]);
+  });
+
   test('to where nothing can be written is EFAULT, and the fault can be read again', () => {
     const { program, device, queue, cookies } = setUp();
     program.fault(device.idev);
@@ -160,6 +183,14 @@ describe('an answer', () => {
     expect(program.writeEvents(queue.fd, BUFFER, 4)).toBe(-ESPIPE);
     expect(program.writeEvents(queue.fd, BUFFER, 0)).toBe(0);
     expect(program.writeEvents(queue.fd, 0xdead_0000n, 8)).toBe(-EFAULT);
+  });
+
+  test('that cannot be read was taken for written before Linux 7.1, but for what 6.12 took over', () => {
+    const answers = ['linux-7.1', 'linux-7.0', 'linux-6.12'].map((profile) => {
+      const program = new Program(machine(profile));
+      return program.writeEvents(program.faultQueue().fd, 0xdead_0000n, 16);
+    });
+    expect(answers).toEqual([-EFAULT, 8, -EFAULT]);
   });
 });
 

@@ -18,8 +18,15 @@ import type { IommufdContext } from '../context.ts';
 import { EventFile } from './event-file.ts';
 import type { IommufdAttachHandle } from '../device/group.ts';
 import { IommufdObject } from '../objects.ts';
+import { hasFix } from '../profile.ts';
 
 // drivers/iommu/iommufd/eventq.c: page faults that wait for a program's answer.
+
+/** Before this Linux a count that does not fit the first group read nothing, without an error. 6.12.101 took it over. */
+const COUNT_CHECKED_SINCE = 702;
+/** Before this Linux an answer that cannot be read was told by the number of its bytes. 6.12.94 took it over. */
+const WRITE_FAULTS_SINCE = 701;
+const BACKPORTED = [612];
 
 /** struct iommufd_fault. */
 export class FaultQueue extends IommufdObject {
@@ -99,7 +106,8 @@ export class FaultFile extends EventFile {
     for (let group = queue.deliverable.first; group !== undefined; group = queue.deliverable.first) {
       const bytes = group.faults.length * record;
       if (done >= count || bytes > count - done) {
-        if (done === 0) return -EINVAL;
+        const checked = hasFix(this.context.shared.profile.version, COUNT_CHECKED_SINCE, BACKPORTED);
+        if (done === 0 && checked) return -EINVAL;
         break;
       }
       if (this.context.kernel.failpoint()) return done === 0 ? -ENOMEM : done;
@@ -122,8 +130,9 @@ export class FaultFile extends EventFile {
     const bytes = new Uint8Array(record);
     let done = 0;
     const stop = (errno: number): number => (done === 0 ? -errno : done);
+    const faults = hasFix(this.context.shared.profile.version, WRITE_FAULTS_SINCE, BACKPORTED);
     while (done < count) {
-      if (!task.process.memory.read(va + big(done), bytes)) return stop(EFAULT);
+      if (!task.process.memory.read(va + big(done), bytes)) return faults ? stop(EFAULT) : done || record;
       const response = iommu_hwpt_page_response.read(bytes);
       if (response.code !== IOMMUFD_PAGE_RESP_SUCCESS && response.code !== IOMMUFD_PAGE_RESP_INVALID)
         return stop(EINVAL);

@@ -11,10 +11,15 @@ import {
 import type { DirtyOps, DirtyRecorder } from '../../iommu/driver.ts';
 import type { Command } from '../command.ts';
 import { UserBitmap } from './dirty-bitmap.ts';
+import { hasFix } from '../profile.ts';
 import { getHwptPaging } from './hwpt.ts';
 import type { IoPagetable } from '../ioas/io-pagetable.ts';
 
 // drivers/iommu/iommufd/hw_pagetable.c and io_pagetable.c: which pages devices wrote.
+
+/** Before this Linux a range without length had its last byte before its first. 6.12.117 took it over. */
+const LENGTH_CHECKED_SINCE = 703;
+const LENGTH_CHECK_BACKPORTED = [612];
 
 /** IOMMU_HWPT_SET_DIRTY_TRACKING. */
 export function hwptSetDirtyTracking(command: Command): Result<number> {
@@ -53,11 +58,19 @@ export function hwptGetDirtyBitmap(command: Command): Result<number> {
   const hwpt = getHwptPaging(command.context, cmd.hwpt_id);
   if (failed(hwpt)) return hwpt;
   const { iopt } = hwpt.ioas;
+  const lengthChecked = hasFix(
+    command.context.shared.profile.version,
+    LENGTH_CHECKED_SINCE,
+    LENGTH_CHECK_BACKPORTED,
+  );
+  if (cmd.length === 0n && lengthChecked) return fail(EINVAL, 'length is zero');
   const range = checkIovaRange(iopt, cmd.iova, cmd.length, cmd.page_size);
   if (failed(range)) return range;
   const ops = hwpt.domain!.dirtyOps;
   if (ops === null) return fail(EOPNOTSUPP, `HWPT ${cmd.hwpt_id} was not made to track dirty pages`);
   if (command.context.kernel.failpoint()) return fail(ENOMEM, 'no memory for the bitmap');
+  // From 0 to the last byte of all is never mapped whole, and then no bit is set.
+  if (cmd.length === 0n) return 0;
   const clear = (cmd.flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) === 0;
   const bitmap = new UserBitmap(command.memory, cmd.data, cmd.iova, cmd.length, cmd.page_size);
   const record: DirtyRecorder = (iova, length) => bitmap.set(iova, length);
@@ -71,8 +84,8 @@ export function hwptGetDirtyBitmap(command: Command): Result<number> {
 
 // iommufd_check_iova_range()
 function checkIovaRange(iopt: IoPagetable, iova: bigint, length: bigint, pageSize: bigint): Result<void> {
-  if (length === 0n) return fail(EINVAL, 'length is zero');
-  const last = lastByte(iova, length);
+  // No length less one is 2^64 - 1.
+  const last = lastByte(iova, length === 0n ? U64_MAX + 1n : length);
   if (last === null) return fail(EOVERFLOW, 'iova + length passes 2^64');
   const end = (last + 1n) & U64_MAX;
   const mask = iopt.iovaAlignment - 1n;

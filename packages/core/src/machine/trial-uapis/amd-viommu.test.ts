@@ -291,6 +291,17 @@ describe('a guest with queues of its own', () => {
     expect(vm.port.register(0x2018)).toBe(0x10);
   });
 
+  it('keeps a queue that was made in the place of another when the other one goes', () => {
+    const { vm } = translated(machine(), 100, 0, 'abc');
+    const { port } = vm;
+    const first = port.tryQueue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD, vm.guest.page(), 8n, amd.QUEUE_FLAGS);
+    port.queue(amd.IOMMU_HW_QUEUE_TYPE_AMD_CMD);
+    expect([first.errno, vm.destroy(first.id)]).toEqual([0, 0]);
+    const semaphore = vm.guest.page();
+    port.send(guestCommand.completionWait(semaphore, 5n));
+    expect(vm.guest.read64(semaphore)).toBe(5n);
+  });
+
   it('reads of page requests, under its own name for the device, and answers them', () => {
     const ports: DmaPort[] = [];
     const { vm } = translated(

@@ -68,6 +68,8 @@ export class HwViommu extends AmdViommu {
   readonly #resources: ViommuResources;
   readonly #transDeviceId: number;
   #mmapOffset: bigint | null = null;
+  /** What each control register of a ring has from the newest queue. */
+  readonly #rings = new Map<number, Uint32Array>();
 
   /**
    * amd_iommufd_viommu_init(): ENOSPC where no guest id or no device id is left. The parent is attached to the IOMMU as by
@@ -211,9 +213,13 @@ export class HwViommu extends AmdViommu {
     return this.#queue(VFCTRL.PPR_CONTROL, encode(GUEST_PPR_CONTROL, { ...base, ...enables }));
   }
 
+  /** Another queue of the kind takes the ring's place: the end of the one before is nothing to it. */
   #queue(offset: number, words: Uint32Array): () => void {
     this.#control(offset, words);
-    return () => this.#control(offset, new Uint32Array(2));
+    this.#rings.set(offset, words);
+    return () => {
+      if (this.#rings.get(offset) === words) this.#control(offset, new Uint32Array(2));
+    };
   }
 
   /** amd_iommufd_viommu_destroy() */

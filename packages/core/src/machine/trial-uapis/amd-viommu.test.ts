@@ -279,6 +279,28 @@ describe('a guest with queues of its own', () => {
     expect(vm.port.register(0x2020) & 8).toBe(8);
   });
 
+  it('reads of faults of a device that it names after the guest’s tables are attached, and by its new name', () => {
+    const kernel = machine(['amd-viommu'], false);
+    const { vm, events } = translated(kernel, 100, 0, 'abc');
+    const { port } = vm;
+    /** What the device is called in the record of a fault of it; null where the guest gets none. */
+    const named = (): bigint | null => {
+      const before = port.register(0x2018);
+      expect(vm.deviceWrites(port.device, IOVA + 0x9000n, 'x')).toBeGreaterThan(0);
+      if (port.register(0x2018) === before) return null;
+      return vm.guest.read64(events + BigInt(before)) & 0xffffn;
+    };
+    expect(named()).toBe(8n);
+    // The vDEVICE was made after the viommu.
+    expect(vm.destroy(port.viommuId + 1)).toBe(0);
+    expect(named()).toBeNull();
+    const { id } = port.nestedOf(guestDte(0x4000_1000n, 9n));
+    expect(vm.attach(port.device, id)).toBe(0);
+    expect(named()).toBeNull();
+    vm.vdevice(port.viommuId, port.device.id, 0x77n);
+    expect(named()).toBe(0x77n);
+  });
+
   it('loses events when its log is full, and goes on when it is made anew', () => {
     const { vm } = translated(machine(['amd-viommu'], false), 100, 0, 'abc');
     for (let i = 0; i < 300; i++) vm.deviceWrites(vm.port.device, IOVA + 0x9000n, 'x');

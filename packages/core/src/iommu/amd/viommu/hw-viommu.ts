@@ -13,6 +13,7 @@ import {
 import type { AddressSpace } from '../../../memory/process.ts';
 import type { HwQueueCore, IommuDomain, VdeviceCore, ViommuCore } from '../../driver.ts';
 import { copyToUserData, copyUserData, type UserData } from '../../user-data.ts';
+import { writeDomain } from '../driver/domains/attach.ts';
 import type { AmdPagingDomain } from '../driver/domains/domain.ts';
 import type { AmdIommuDevice } from '../driver/device.ts';
 import { makeClearDte } from '../driver/configuration/dte.ts';
@@ -68,6 +69,8 @@ export class HwViommu extends AmdViommu {
   readonly #resources: ViommuResources;
   readonly #transDeviceId: number;
   #mmapOffset: bigint | null = null;
+  /** The guest's ids of its devices. */
+  readonly #names = new Map<AmdIommuDevice, number>();
   /** What each control register of a ring has from the newest queue. */
   readonly #rings = new Map<number, Uint32Array>();
 
@@ -155,20 +158,31 @@ export class HwViommu extends AmdViommu {
     this.#resources.writeControl(this.guestId, VFCTRL.DID_MAP_CONTROL1, idMapping(guestId, hostId, 1));
   }
 
-  /** _amd_viommu_vdevice_init() */
+  /**
+   * _amd_viommu_vdevice_init(). A device that has tables of the guest before it has a name, or still has them when it
+   * loses the name, gets another DTE: events go to the guest by it.
+   */
   vdeviceInit(vdevice: VdeviceCore): Result<() => void> {
-    const { deviceId } = vdevice.device as AmdIommuDevice;
+    const device = vdevice.device as AmdIommuDevice;
     if (vdevice.virtualId > 0xffffn)
       return fail(EINVAL, `the virtual device id ${hex(vdevice.virtualId)} has more than 16 bits`);
     const virtualId = exact(vdevice.virtualId);
-    const map = (valid: number): void =>
-      this.#resources.writeControl(
-        this.guestId,
-        VFCTRL.DID_MAP_CONTROL0,
-        idMapping(virtualId, deviceId, valid),
-      );
+    const map = (valid: number): void => {
+      const mapping = idMapping(virtualId, device.deviceId, valid);
+      this.#resources.writeControl(this.guestId, VFCTRL.DID_MAP_CONTROL0, mapping);
+      if (device.nested !== null) this.ivhd.exclusively(() => writeDomain(device));
+    };
+    this.#names.set(device, virtualId);
     map(1);
-    return () => map(0);
+    return () => {
+      if (this.#names.get(device) === virtualId) this.#names.delete(device);
+      map(0);
+    };
+  }
+
+  namesOf(device: AmdIommuDevice): { guestId: number; deviceId: number } | null {
+    const deviceId = this.#names.get(device);
+    return deviceId === undefined ? null : { guestId: this.guestId, deviceId };
   }
 
   allocDomainNested(_flags: number, memory: AddressSpace, data: UserData): Result<IommuDomain> {

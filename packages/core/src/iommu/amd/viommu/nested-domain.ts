@@ -50,8 +50,8 @@ export interface GuestViommu {
   readonly ivhd: Ivhd;
   readonly parent: AmdPagingDomain;
   readonly guestDomains: Map<number, GuestDomain>;
-  /** By which the hardware knows the guest; null where it does not. */
-  readonly guestId: number | null;
+  /** Names by which the hardware tells the guest of a device; null where it does not. */
+  namesOf(device: AmdIommuDevice): { readonly guestId: number; readonly deviceId: number } | null;
   /** A domain id of the guest stands for one of the host from now on. */
   mapDomain(guestId: number, hostId: number): void;
 }
@@ -135,13 +135,12 @@ export class AmdNestedDomain implements IommuDomain {
     this.viommu.parent.setHostTables(dte, this.guest.hostId, ats);
     writeField(DTE.GV, dte, 1);
     for (const field of GUEST_FIELDS) writeField(field, dte, readField(field, this.#dte));
-    const { core, guestId } = this.viommu;
-    const virtualId = core.virtualIdOf(device);
-    if (failed(virtualId) || guestId === null) return;
+    const names = this.viommu.namesOf(device);
+    if (names === null) return;
     // Events and page requests of the device go to the guest, under the name that it knows.
     writeField(DTE.vImuEn, dte, 1);
-    writeField(DTE.GDeviceID, dte, virtualId);
-    writeField(DTE.GuestID, dte, guestId);
+    writeField(DTE.GDeviceID, dte, names.deviceId);
+    writeField(DTE.GuestID, dte, names.guestId);
   }
 
   /**

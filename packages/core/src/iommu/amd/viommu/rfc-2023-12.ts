@@ -26,7 +26,6 @@ const ID_LAST = 0xffffn;
 
 /** The "virtual function" of message 1, in software: a guest's domain ids, and tables of a guest over the host's. */
 class SoftViommu extends AmdViommu implements GuestViommu {
-  readonly guestId = null;
   readonly guestDomains = new Map<number, GuestDomain>();
 
   override hostDomainIds(): readonly number[] {
@@ -34,6 +33,10 @@ class SoftViommu extends AmdViommu implements GuestViommu {
   }
 
   mapDomain(): void {}
+
+  namesOf(): null {
+    return null;
+  }
 
   allocDomainNested(_flags: number, memory: AddressSpace, data: UserData): Result<IommuDomain> {
     return allocNestedDomain(this, memory, data);

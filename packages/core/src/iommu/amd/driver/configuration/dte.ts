@@ -75,6 +75,15 @@ export function setDteGcr3(dte: Dte, tables: GuestTables, domainId: number, ats:
 /** DTE_DATA2_INTR_MASK: in the third 64-bit word, all that concerns interrupts. */
 const INTERRUPT_MASK = [0xffff_ffff, 0xff0f_ffff] as const;
 
+/**
+ * Whether the upper halves differ in more than interrupts. update_dte256() compares GuestPagingMode, and has nothing else
+ * there: a guest's names are there too.
+ */
+function upperDiffers(a: Dte, b: Dte): boolean {
+  const other = (word: number, mask: number): boolean => ((a[word]! ^ b[word]!) & ~mask) !== 0;
+  return other(4, INTERRUPT_MASK[0]) || other(5, INTERRUPT_MASK[1]) || other(6, 0) || other(7, 0);
+}
+
 /** Device table entries in memory, written as hardware may read them meanwhile: update_dte256(). */
 export class DteWriter {
   readonly #kernel: Kernel;
@@ -108,14 +117,14 @@ export class DteWriter {
       this.#lower(next);
       this.#upper(next);
       this.#flush();
-    } else if (readField(DTE.GuestPagingMode, old) !== readField(DTE.GuestPagingMode, next)) {
+    } else if (upperDiffers(old, next)) {
       this.#lower(emptyDte());
       this.#flush();
       this.#upper(next);
       this.#lower(next);
       this.#flush();
     } else {
-      // The same number of guest levels: what is in the upper half does not change.
+      // What is in the upper half does not change.
       this.#lower(next);
     }
   }

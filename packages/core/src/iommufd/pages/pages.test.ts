@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { InvariantError } from '../../base/assert.ts';
 import { failed, type Result } from '../../base/result.ts';
-import { PAGE_SIZE } from '../../base/u64.ts';
+import { PINNED_PAGES_MAX } from '../../base/limits.ts';
+import { big, PAGE_SIZE } from '../../base/u64.ts';
 import { EFAULT, EINVAL, ENOMEM, EOVERFLOW, EPERM } from '../../abi/errno.ts';
 import { Kernel } from '../../machine/kernel.ts';
 import {
@@ -67,6 +68,19 @@ describe('pages', () => {
     expect([made.npinned, frames.pinned]).toEqual([8, 8]);
     made.release(other);
     expect([made.npinned, frames.pinned, process.memory.pinnedPages]).toEqual([0, 0, 0]);
+  });
+
+  test('beyond what a machine can hold are not pinned, and nothing has changed', () => {
+    const kernel = new Kernel();
+    const process = new SimulatedProcess(1);
+    kernel.current = simulatedTask(process);
+    const { frames } = kernel.physical;
+    const bytes = big(PINNED_PAGES_MAX) * BigInt(PAGE_SIZE);
+    process.memory.map(VA, 2n * bytes, {});
+    const made = new IoptPages(kernel, kernel.locked, { type: 'user', va: VA }, 0, 2n * bytes, true);
+    expect(errnoOf(made.hold(holder(0, 9)))).toBe(null);
+    expect(errnoOf(made.hold(holder(0, PINNED_PAGES_MAX)))).toBe(ENOMEM);
+    expect([made.npinned, frames.pinned, process.memory.pinnedPages]).toEqual([10, 10, 10]);
   });
 
   test('stay pinned where a holder gives its place to others', () => {

@@ -1,5 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
+import { PINNED_PAGES_MAX } from '../../base/limits.ts';
 import { big, PAGE_SIZE, PAGE_SIZE_N, pageAddress, pageNumber, pageOffset, U64_MAX } from '../../base/u64.ts';
 import { EFAULT, EINVAL, ENOMEM, EOVERFLOW, EPERM } from '../../abi/errno.ts';
 import type { Backing, FrameRun } from '../../memory/frames.ts';
@@ -274,9 +275,12 @@ export class IoptPages implements DmaBufImporter {
       if (this.#kernel.failpoint()) return undo(fail(EFAULT, 'the pages could not be pinned'));
       const ranges = this.#resolve(hole[0], hole[1]);
       if (failed(ranges)) return undo(ranges);
+      const { frames } = this.#kernel.physical;
+      if (frames.pinned + (hole[1] - hole[0] + 1) > PINNED_PAGES_MAX)
+        return undo(fail(ENOMEM, 'no memory: more than 2 TiB would be pinned'));
       let index = hole[0];
       for (const range of ranges) {
-        this.#kernel.physical.frames.pin(range.backing, range.firstPage, range.pages);
+        frames.pin(range.backing, range.firstPage, range.pages);
         this.#insertSegment({
           first: index,
           last: index + range.pages - 1,

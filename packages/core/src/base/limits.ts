@@ -8,3 +8,6 @@ export const KMALLOC_BYTES_MAX = 4 << 20;
  * not used up by a pin, and programs may map what they never touch.
  */
 export const PINNED_PAGES_MAX = 2 ** 29;
+
+/** Bytes of a program's memory that one IOMMU_TEST_OP_MD_CHECK_REFS looks at, page by page: some seconds. */
+export const CHECKED_BYTES_MAX = 4n << 30n;

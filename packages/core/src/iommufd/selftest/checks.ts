@@ -1,3 +1,4 @@
+import { CHECKED_BYTES_MAX } from '../../base/limits.ts';
 import { fail, failed, type Result } from '../../base/result.ts';
 import {
   big,
@@ -9,7 +10,7 @@ import {
   pageOffset,
   U64_MAX,
 } from '../../base/u64.ts';
-import { EFAULT, EINVAL, EIO } from '../../abi/errno.ts';
+import { EFAULT, EINVAL, EIO, ENOMEM } from '../../abi/errno.ts';
 import {
   MOCK_DEV_CACHE_ID_MAX,
   MOCK_NESTED_DOMAIN_IOTLB_ID_MAX,
@@ -74,6 +75,8 @@ export function checkRefs(command: Command): Result<number> {
     return fail(EINVAL, 'length or uptr is not aligned');
   const { frames } = command.context.kernel.physical;
   for (let at = 0n; at < cmd.length; at += PAGE_SIZE_N) {
+    // DEVIATION: Linux goes on, as long as it has memory for the pages, and serves others meanwhile.
+    if (at === CHECKED_BYTES_MAX) return fail(ENOMEM, `no more than ${at} bytes are looked at`);
     const va = cmd.uptr + at;
     const found = resolveUserPages(command.memory, pageNumber(va), 1, false);
     if (failed(found)) return fail(EFAULT, 'the page is not there');

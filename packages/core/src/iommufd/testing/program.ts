@@ -314,6 +314,15 @@ export class Program {
     }).rc;
   }
 
+  /** 0 where every page of the range is pinned that often. */
+  checkRefs(va: bigint, length: bigint, refs: number): number {
+    return this.test(mock.IOMMU_TEST_OP_MD_CHECK_REFS, mock.iommu_test_cmd_check_refs, {
+      length,
+      uptr: va,
+      refs,
+    }).rc;
+  }
+
   /** The descriptor of a new access. */
   access(ioas: number, flags: number = mock.MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES): number {
     return this.#must(

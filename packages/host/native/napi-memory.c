@@ -51,17 +51,23 @@ static napi_value gather(napi_env env, napi_callback_info info)
 					      bytes, length));
 }
 
-/* readScratch(pid, length): the same into the mailbox's scratch bytes, the address in wide[0]: less to convert. */
+/* How many of the mailbox's scratch bytes are meant: never more than there are. */
+static size_t scratch_length(napi_env env, napi_value value)
+{
+	int64_t length = glue_int(env, value);
+
+	return length < 0 ? 0 : length > SCRATCH_BYTES ? SCRATCH_BYTES : (size_t)length;
+}
+
+/* readScratch(pid, length): read() into the mailbox's scratch bytes, the address in wide[0]: less to convert. */
 static napi_value read_scratch(napi_env env, napi_callback_info info)
 {
 	struct supervisor *s = glue_supervisor(env);
 	napi_value argv[2];
-	int64_t length;
+	size_t length;
 
 	glue_args(env, info, argv, 2);
-	length = glue_int(env, argv[1]);
-	if (length < 0 || length > SCRATCH_BYTES)
-		return glue_number(env, 0);
+	length = scratch_length(env, argv[1]);
 	return glue_number(env, memory_read(s, (pid_t)glue_int(env, argv[0]), s->box->wide[0], s->box->scratch, length) >= 0);
 }
 
@@ -69,12 +75,10 @@ static napi_value write_scratch(napi_env env, napi_callback_info info)
 {
 	struct supervisor *s = glue_supervisor(env);
 	napi_value argv[2];
-	int64_t length;
+	size_t length;
 
 	glue_args(env, info, argv, 2);
-	length = glue_int(env, argv[1]);
-	if (length < 0 || length > SCRATCH_BYTES)
-		return glue_number(env, 0);
+	length = scratch_length(env, argv[1]);
 	return glue_number(env, memory_write(s, (pid_t)glue_int(env, argv[0]), s->box->wide[0], s->box->scratch, length) >= 0);
 }
 
@@ -90,17 +94,15 @@ static napi_value read_at(napi_env env, napi_callback_info info)
 	return glue_result(env, pread((int)glue_int(env, argv[0]), bytes, length, (off_t)glue_u64(env, argv[1])));
 }
 
-/* readScratchAt(fd, length): the same into the mailbox's scratch bytes, the offset in wide[0]. */
+/* readScratchAt(fd, length): readAt() into the mailbox's scratch bytes, the offset in wide[0]. */
 static napi_value read_scratch_at(napi_env env, napi_callback_info info)
 {
 	struct supervisor *s = glue_supervisor(env);
 	napi_value argv[2];
-	int64_t length;
+	size_t length;
 
 	glue_args(env, info, argv, 2);
-	length = glue_int(env, argv[1]);
-	if (length < 0 || length > SCRATCH_BYTES)
-		return glue_number(env, -EINVAL);
+	length = scratch_length(env, argv[1]);
 	return glue_result(env, pread((int)glue_int(env, argv[0]), s->box->scratch, length, (off_t)s->box->wide[0]));
 }
 
@@ -142,17 +144,15 @@ static napi_value write_at(napi_env env, napi_callback_info info)
 					   glue_int(env, argv[3])));
 }
 
-/* writeScratchAt(fd, length, pageBytes): the same from the mailbox's scratch bytes, the offset in wide[0]. */
+/* writeScratchAt(fd, length, pageBytes): writeAt() from the mailbox's scratch bytes, the offset in wide[0]. */
 static napi_value write_scratch_at(napi_env env, napi_callback_info info)
 {
 	struct supervisor *s = glue_supervisor(env);
 	napi_value argv[3];
-	int64_t length;
+	size_t length;
 
 	glue_args(env, info, argv, 3);
-	length = glue_int(env, argv[1]);
-	if (length < 0 || length > SCRATCH_BYTES)
-		return glue_number(env, -EINVAL);
+	length = scratch_length(env, argv[1]);
 	return glue_result(env, write_file((int)glue_int(env, argv[0]), s->box->wide[0], s->box->scratch, length,
 					   glue_int(env, argv[2])));
 }
